@@ -1,0 +1,209 @@
+// Package nstest makes network namespaces that act as hosts, for tests, and checks that nothing is left in them.
+//
+// The machine's own namespace is never changed. It needs root and fails loudly without.
+package nstest
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sealane/sealane/internal/nsthread"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+)
+
+// Host is a network namespace that acts as a host. It lives until the test ends.
+type Host struct {
+	Name string
+	t    testing.TB
+	ns   netns.NsHandle
+	nl   *netlink.Handle
+}
+
+// New makes a host with nothing but its loopback, up, and bridge-nf-call off. Its descriptors are closed at cleanup.
+func New(t testing.TB, name string) *Host {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("kernel tests make network namespaces: run them as root")
+	}
+	h := &Host{Name: name, t: t, ns: newNamespace(t)}
+	nl, err := netlink.NewHandleAt(h.ns)
+	if err != nil {
+		t.Fatalf("host %s: netlink: %v", name, err)
+	}
+	h.nl = nl
+	t.Cleanup(func() {
+		h.nl.Close()
+		h.ns.Close()
+	})
+	lo, err := nl.LinkByName("lo")
+	if err == nil {
+		err = nl.LinkSetUp(lo)
+	}
+	if err != nil {
+		t.Fatalf("host %s: lo: %v", name, err)
+	}
+	h.BridgeNetfilter(false)
+	return h
+}
+
+func newNamespace(t testing.TB) netns.NsHandle {
+	t.Helper()
+	made := make(chan netns.NsHandle)
+	failed := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine, and with it its claim on the namespace
+		ns, err := netns.New()
+		if err != nil {
+			failed <- err
+			return
+		}
+		made <- ns
+	}()
+	select {
+	case ns := <-made:
+		return ns
+	case err := <-failed:
+		t.Fatalf("new namespace: %v", err)
+	}
+	panic("unreachable")
+}
+
+// Path is the file of the namespace, good in this process and in every process that may look into /proc, until the test ends.
+func (h *Host) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(h.ns)) }
+
+// Netlink is a handle inside the host.
+func (h *Host) Netlink() *netlink.Handle { return h.nl }
+
+// Do runs fn on a thread inside the host.
+func (h *Host) Do(fn func() error) {
+	h.t.Helper()
+	if err := nsthread.DoFD(int(h.ns), fn); err != nil {
+		h.t.Fatalf("host %s: %v", h.Name, err)
+	}
+}
+
+// Sysctl writes a value below /proc/sys/net, dots or slashes.
+func (h *Host) Sysctl(key, value string) {
+	h.t.Helper()
+	h.Do(func() error {
+		return os.WriteFile("/proc/sys/net/"+strings.ReplaceAll(key, ".", "/"), []byte(value), 0)
+	})
+}
+
+// BridgeNetfilter says whether bridged packets pass the firewall, both families. Fresh namespaces may start with either.
+func (h *Host) BridgeNetfilter(on bool) {
+	h.t.Helper()
+	value := "0"
+	if on {
+		value = "1"
+	}
+	h.Sysctl("bridge/bridge-nf-call-iptables", value)
+	h.Sysctl("bridge/bridge-nf-call-ip6tables", value)
+}
+
+// Command prepares a program to run inside the host.
+func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + h.Path(), name}, args...)...)
+}
+
+// Try runs a program inside the host for at most ten seconds and returns what it printed on both outputs.
+func (h *Host) Try(name string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	out, err := h.Command(ctx, name, args...).CombinedOutput()
+	return string(out), err
+}
+
+// Run is Try that must succeed.
+func (h *Host) Run(name string, args ...string) string {
+	h.t.Helper()
+	out, err := h.Try(name, args...)
+	if err != nil {
+		h.t.Fatalf("host %s: %s %s: %v\n%s", h.Name, name, strings.Join(args, " "), err, out)
+	}
+	return out
+}
+
+// Connect joins two hosts with a veth pair that bears their names (a's end is named b's name and the reverse) and gives each end its
+// addresses, without duplicate address detection.
+func Connect(a, b *Host, onA, onB []netip.Prefix) {
+	a.t.Helper()
+	pair := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: a.Name, PeerNamespace: netlink.NsFd(int(b.ns))}
+	pair.Name = b.Name
+	if err := a.nl.LinkAdd(pair); err != nil {
+		a.t.Fatalf("connect %s and %s: %v", a.Name, b.Name, err)
+	}
+	a.address(b.Name, onA)
+	b.address(a.Name, onB)
+}
+
+func (h *Host) address(link string, prefixes []netip.Prefix) {
+	h.t.Helper()
+	l, err := h.nl.LinkByName(link)
+	if err == nil {
+		err = h.nl.LinkSetUp(l)
+	}
+	for _, p := range prefixes {
+		if err != nil {
+			break
+		}
+		ip := &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+		err = h.nl.AddrReplace(l, &netlink.Addr{IPNet: ip, Flags: 2 /* IFA_F_NODAD */})
+	}
+	if err != nil {
+		h.t.Fatalf("host %s: addresses of %s: %v", h.Name, link, err)
+	}
+}
+
+// Route adds a route through a gateway; the zero prefix of a family is the default route.
+func (h *Host) Route(dst netip.Prefix, via netip.Addr) {
+	h.t.Helper()
+	ip := &net.IPNet{IP: dst.Addr().AsSlice(), Mask: net.CIDRMask(dst.Bits(), dst.Addr().BitLen())}
+	if err := h.nl.RouteAdd(&netlink.Route{Dst: ip, Gw: via.AsSlice()}); err != nil {
+		h.t.Fatalf("host %s: route %s via %s: %v", h.Name, dst, via, err)
+	}
+}
+
+// Listen listens inside the host.
+func (h *Host) Listen(network, address string) net.Listener {
+	h.t.Helper()
+	var l net.Listener
+	h.Do(func() (err error) {
+		l, err = net.Listen(network, address)
+		return err
+	})
+	h.t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// ListenPacket is Listen for datagrams.
+func (h *Host) ListenPacket(network, address string) net.PacketConn {
+	h.t.Helper()
+	var c net.PacketConn
+	h.Do(func() (err error) {
+		c, err = net.ListenPacket(network, address)
+		return err
+	})
+	h.t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// Dial connects from inside the host, from any address of a family, within a second. Addresses are literals, so the thread that is in
+// the host is the one that connects.
+func (h *Host) Dial(network, address string) (net.Conn, error) {
+	var c net.Conn
+	err := nsthread.DoFD(int(h.ns), func() (err error) {
+		c, err = net.DialTimeout(network, address, time.Second)
+		return err
+	})
+	return c, err
+}
