@@ -1,0 +1,96 @@
+package datastore
+
+import (
+	"fmt"
+
+	"github.com/containerd/errdefs"
+)
+
+// Footprint is what one transaction has touched. A store keeps one for each and asks it before every access, so that all stores
+// refuse the same things. A refusal is kept: a transaction that met one cannot be committed, even if its function went on.
+//
+// The zero value serves an Update. It is not safe for concurrent use.
+type Footprint struct {
+	ReadOnly bool // serves a View: nothing may be written, and as much read as one likes
+
+	touched [MaxKeys]touch
+	n       int
+	err     error
+}
+
+type touch struct {
+	name string
+	dir  bool
+}
+
+// Read notes that key is read. InvalidArgument for a bad key and for one too many.
+func (f *Footprint) Read(key string) error {
+	if f.err != nil {
+		return f.err
+	}
+	if err := checkKey(key); err != nil {
+		return f.refuse(err)
+	}
+	return f.touch(touch{key, false})
+}
+
+// Write notes that key is written, or deleted when value is nil. InvalidArgument as for Read and for an oversized value,
+// FailedPrecondition in a View.
+func (f *Footprint) Write(key string, value []byte) error {
+	if f.err != nil {
+		return f.err
+	}
+	if f.ReadOnly {
+		return f.refuse(fmt.Errorf("write %s: %w: a View only reads: use Update", key, errdefs.ErrFailedPrecondition))
+	}
+	if len(value) > MaxValue {
+		return f.refuse(fmt.Errorf("put %s: %w: %d bytes, at most %d", key, errdefs.ErrInvalidArgument, len(value), MaxValue))
+	}
+	return f.Read(key)
+}
+
+// List notes that the directory dir is listed.
+func (f *Footprint) List(dir string) error {
+	if f.err != nil {
+		return f.err
+	}
+	if dir != "" {
+		if err := checkKey(dir); err != nil {
+			return f.refuse(err)
+		}
+	}
+	return f.touch(touch{dir, true})
+}
+
+// Fail keeps an error of the store that surfaces at the end, as one of List does.
+func (f *Footprint) Fail(err error) {
+	if f.err == nil {
+		f.err = err
+	}
+}
+
+// Err is the first refusal or failure, nil when the transaction may be committed.
+func (f *Footprint) Err() error { return f.err }
+
+func (f *Footprint) refuse(err error) error {
+	f.err = err
+	return err
+}
+
+func (f *Footprint) touch(t touch) error {
+	if f.ReadOnly {
+		return nil
+	}
+	for i := range f.touched[:f.n] {
+		if f.touched[i] == t {
+			return nil
+		}
+	}
+	if f.n == MaxKeys {
+		return f.refuse(fmt.Errorf("%w: more than %d keys and directories in one Update, %q is the next: make it several",
+			errdefs.ErrInvalidArgument, MaxKeys, t.name))
+	}
+	f.touched[f.n] = t
+	f.n++
+	return nil
+}

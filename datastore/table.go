@@ -1,0 +1,58 @@
+package datastore
+
+import (
+	"encoding/json"
+	"fmt"
+	"iter"
+
+	"github.com/containerd/errdefs"
+)
+
+// Table is a typed view of one directory. Its values are JSON; unknown fields are dropped, missing ones are zero. Ids are escaped
+// as segments by Key; Dir is a key already.
+type Table[T any] struct{ Dir string }
+
+// Get returns the record of id: NotFound when it is absent, DataLoss when it does not parse.
+func (t Table[T]) Get(tx Tx, id string) (T, error) {
+	key := t.key(id)
+	value, err := tx.Get(key)
+	if err != nil {
+		var zero T
+		return zero, err
+	}
+	return decode[T](key, value)
+}
+
+// Put writes the record of id.
+func (t Table[T]) Put(tx Tx, id string, v T) error {
+	value, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("put %s: %w: %w", t.key(id), errdefs.ErrInvalidArgument, err)
+	}
+	return tx.Put(t.key(id), value)
+}
+
+// Delete removes the record of id. It is nil when there is none.
+func (t Table[T]) Delete(tx Tx, id string) error { return tx.Delete(t.key(id)) }
+
+// All yields the records by id. One that does not parse is yielded with its error (DataLoss, naming the key), and the next follow.
+func (t Table[T]) All(tx Tx) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		for name, value := range tx.List(t.Dir) {
+			if !yield(decode[T](join(t.Dir, name), value)) {
+				return
+			}
+		}
+	}
+}
+
+func (t Table[T]) key(id string) string { return join(t.Dir, Key(id)) }
+
+func decode[T any](key string, value []byte) (T, error) {
+	var v T
+	if err := json.Unmarshal(value, &v); err != nil {
+		var zero T
+		return zero, fmt.Errorf("record %s: %w: %w", key, errdefs.ErrDataLoss, err)
+	}
+	return v, nil
+}
