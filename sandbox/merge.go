@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/containerd/errdefs"
 )
@@ -156,7 +155,7 @@ func (m Merged) sysctls(brought map[string]Attachment) ([]Sysctl, error) {
 	for _, key := range slices.Sorted(maps.Keys(brought)) {
 		for _, s := range brought[key].Sysctls {
 			s.Link = m.Names[key]
-			s.Key = strings.ReplaceAll(s.Key, "IFNAME", s.Link)
+			s.Key = s.Path()
 			if other, ok := wanted[s.Key]; ok && other.Value != s.Value {
 				return nil, fmt.Errorf("sysctl net/%s is wanted as %q and as %q: leave one out: %w", s.Key, other.Value, s.Value, errdefs.ErrFailedPrecondition)
 			}
