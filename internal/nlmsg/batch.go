@@ -133,3 +133,15 @@ func (b *Batch) pad() {
 		b.buf = append(b.buf, 0)
 	}
 }
+
+// Acknowledge has the last message ask for an acknowledgement. Refusals of the others are told unasked, so one is enough to know the
+// fate of a whole rtnetlink batch.
+func (b *Batch) Acknowledge() {
+	for rest := b.buf; len(rest) >= headerLen; {
+		n := binary.NativeEndian.Uint32(rest)
+		if int(n) >= len(rest) {
+			binary.NativeEndian.PutUint16(rest[6:], binary.NativeEndian.Uint16(rest[6:])|unix.NLM_F_ACK)
+		}
+		rest = rest[n:]
+	}
+}

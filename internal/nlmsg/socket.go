@@ -27,6 +27,26 @@ func (e *Error) Error() string {
 // Unwrap gives the error number.
 func (e *Error) Unwrap() error { return e.Errno }
 
+// Refusals takes apart what Do returned: the refused messages in order, or the failure that left their fate unknown.
+func Refusals(err error) ([]*Error, error) {
+	if err == nil {
+		return nil, nil
+	}
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return nil, err
+	}
+	var refused []*Error
+	for _, one := range joined.Unwrap() {
+		e, ok := one.(*Error)
+		if !ok {
+			return refused, err
+		}
+		refused = append(refused, e)
+	}
+	return refused, nil
+}
+
 // Socket is a lasting netlink socket of one namespace. Closing one after a delete can wait for a grace period (8 to 16 ms), so keep it.
 // Safe for concurrent use: batches queue.
 type Socket struct {
@@ -40,7 +60,7 @@ type Socket struct {
 func Open(path string, protocol int) (*Socket, error) {
 	s := &Socket{fd: -1}
 	err := nsthread.Do(path, func() (err error) {
-		s.fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
+		s.fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
 		return err
 	})
 	if err == nil {
@@ -168,12 +188,15 @@ func (s *Socket) receive(first uint32, acks int, reply func(uint16, []byte)) err
 	return errors.Join(refused...)
 }
 
+// replyLen holds the longest single answer: the kernel packs dumps into pieces of at most 8 KiB for a reader that never asked for more.
+const replyLen = 8 << 10
+
 func (s *Socket) read() ([]byte, error) {
 	if s.buf == nil {
-		s.buf = make([]byte, 32<<10)
+		s.buf = make([]byte, replyLen)
 	}
 	for {
-		n, _, err := unix.Recvfrom(s.fd, s.buf, unix.MSG_DONTWAIT)
+		n, err := unix.Read(s.fd, s.buf)
 		if err == nil {
 			return s.buf[:n], nil
 		}

@@ -1,0 +1,219 @@
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/sealane/sealane/internal/nlmsg"
+	"github.com/sealane/sealane/sandbox"
+	"golang.org/x/sys/unix"
+)
+
+// batchLimit is how many messages go in one sendmsg: their answers must fit into the socket's receive buffer.
+const batchLimit = 128
+
+// apply is one Apply under way.
+type apply struct {
+	ns    *Namespace
+	sock  *nlmsg.Socket
+	steps []sandbox.Step
+	left  []bool // what was not done, by step
+	now   int    // the step being written
+
+	batch nlmsg.Batch
+	of    []int    // the step of each message in batch
+	files []int    // descriptors that batch names, open until it is sent
+	fresh []string // links that batch makes: their index is known when it was sent
+}
+
+// run does all steps. Adds are sent before the first delete is, so that a refused add leaves what it was to replace.
+func (a *apply) run(ctx context.Context) error {
+	for i := range a.left {
+		a.left[i] = true
+	}
+	defer a.closeFiles()
+	deleting := false
+	for i, s := range a.steps {
+		if d := isDelete(s.Op); d != deleting || a.batch.Len() >= batchLimit {
+			if err := a.flush(ctx); err != nil {
+				return err
+			}
+			deleting = d
+		}
+		if err := a.step(ctx, i, s); err != nil {
+			return err
+		}
+	}
+	return a.flush(ctx)
+}
+
+// done is the steps that have had their effect.
+func (a *apply) done() []sandbox.Step {
+	var done []sandbox.Step
+	for i, s := range a.steps {
+		if !a.left[i] {
+			done = append(done, s)
+		}
+	}
+	return done
+}
+
+func isDelete(op sandbox.Op) bool {
+	switch op {
+	case sandbox.DelLink, sandbox.DelAddr, sandbox.DelRoute, sandbox.DelRule, sandbox.DelEntry:
+		return true
+	}
+	return false
+}
+
+// step writes the messages of one step.
+func (a *apply) step(ctx context.Context, i int, s sandbox.Step) error {
+	a.now, a.left[i] = i, false
+	var err error
+	switch s.Op {
+	case sandbox.AddLink:
+		err = a.addLink(ctx, s.Link)
+	case sandbox.SetLink:
+		err = a.setLink(ctx, s.Link, s.Have)
+	case sandbox.DelLink:
+		err = a.delLink(ctx, s.Link)
+	case sandbox.AddAddr, sandbox.DelAddr:
+		err = a.addr(ctx, s.Op, s.Link, s.Addr)
+	case sandbox.AddRoute, sandbox.DelRoute:
+		err = a.route(ctx, s.Op, s.Route)
+	case sandbox.AddRule, sandbox.DelRule:
+		a.rule(s.Op, s.Rule)
+	case sandbox.SetEntry, sandbox.DelEntry:
+		err = a.entry(ctx, s.Op, s.Link, s.Entry)
+	case sandbox.SetSysctl:
+		if err = a.flush(ctx); err == nil {
+			err = a.ns.sysctl(s.Sysctl)
+		}
+	}
+	if err != nil {
+		a.left[i] = true
+		return refusal(s, err)
+	}
+	a.claim()
+	return nil
+}
+
+// claim writes down that the messages added since belong to the present step. It is done when they are.
+func (a *apply) claim() {
+	for len(a.of) < a.batch.Len() {
+		a.of = append(a.of, a.now)
+		a.left[a.now] = true
+	}
+}
+
+// index is the number of a link in this namespace.
+func (a *apply) index(ctx context.Context, name string) (uint32, error) {
+	for _, f := range a.fresh {
+		if f == name {
+			if err := a.flush(ctx); err != nil {
+				return 0, err
+			}
+			break
+		}
+	}
+	return linkIndex(a.sock.FD(), name)
+}
+
+// linkIndex asks any socket of a namespace: a look-up in a hash table, without a lock that others wait for.
+func linkIndex(socket int, name string) (uint32, error) {
+	r, err := unix.NewIfreq(name)
+	if err == nil {
+		err = unix.IoctlIfreq(socket, unix.SIOCGIFINDEX, r)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("find link %s: %w", name, err)
+	}
+	return r.Uint32(), nil
+}
+
+// flush sends what was written. The last message asks for an acknowledgement; the kernel tells refusals of the others unasked.
+func (a *apply) flush(ctx context.Context) error {
+	if a.batch.Len() == 0 {
+		return nil
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	a.claim()
+	a.batch.Acknowledge()
+	refused, err := nlmsg.Refusals(a.sock.Do(&a.batch, nil))
+	if err != nil {
+		return err
+	}
+	sent := a.of
+	a.batch.Reset()
+	a.of, a.fresh = nil, nil
+	a.closeFiles()
+	return a.settle(ctx, sent, refused)
+}
+
+// settle marks the steps that were sent as done, but for those that were refused and could not be mended.
+func (a *apply) settle(ctx context.Context, sent []int, refused []*nlmsg.Error) error {
+	for _, i := range sent {
+		a.left[i] = false
+	}
+	var first error
+	last := -1
+	for _, e := range refused {
+		i := sent[e.Index]
+		if i == last {
+			continue // what follows the first refusal of a step follows from it
+		}
+		last = i
+		if err := a.mend(ctx, a.steps[i], e); err != nil {
+			a.left[i] = true
+			if first == nil {
+				first = refusal(a.steps[i], err)
+			}
+		}
+	}
+	return first
+}
+
+// mend makes good a refusal that says that the step's effect is there already, or that can be waited out.
+func (a *apply) mend(_ context.Context, s sandbox.Step, e *nlmsg.Error) error {
+	switch s.Op {
+	case sandbox.AddRoute, sandbox.AddRule, sandbox.AddAddr:
+		if e.Errno == unix.EEXIST {
+			return nil
+		}
+	case sandbox.DelLink, sandbox.DelAddr, sandbox.DelRoute, sandbox.DelRule, sandbox.DelEntry:
+		if isAbsent(e.Errno) {
+			return nil
+		}
+	}
+	return e
+}
+
+func isAbsent(e unix.Errno) bool {
+	switch e {
+	case unix.ENODEV, unix.ENOENT, unix.ESRCH, unix.EADDRNOTAVAIL, unix.ENXIO:
+		return true
+	}
+	return false
+}
+
+func (a *apply) closeFiles() {
+	for _, fd := range a.files {
+		unix.Close(fd)
+	}
+	a.files = nil
+}
+
+// file opens a namespace whose descriptor goes into the batch.
+func (a *apply) file(path string) (uint32, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return 0, fmt.Errorf("open namespace %s: %w", path, err)
+	}
+	a.files = append(a.files, fd)
+	return uint32(fd), nil
+}
+
+var errKind = errors.New("this kind of link cannot be made yet")

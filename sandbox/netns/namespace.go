@@ -1,0 +1,115 @@
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"github.com/sealane/sealane/internal/nlmsg"
+	"github.com/sealane/sealane/sandbox"
+	"golang.org/x/sys/unix"
+)
+
+// Namespace is one network stack. It holds no descriptor of a namespace that others made, so that it never keeps one alive; one just
+// made holds a socket until its first Apply. Safe for concurrent use.
+type Namespace struct {
+	p          *Provider
+	key        string // "" for the host
+	cookie     uint64
+	host, ours bool
+
+	mu    sync.Mutex
+	first *nlmsg.Socket // opened while we were inside, used by the first Apply; nil otherwise
+}
+
+var _ sandbox.Namespace = (*Namespace)(nil)
+
+// Key is the path of its file, "" for the host.
+func (n *Namespace) Key() string { return n.key }
+
+// Cookie is the kernel's SO_NETNS_COOKIE.
+func (n *Namespace) Cookie() uint64 { return n.cookie }
+
+// Close lets go of it. It lives on.
+func (n *Namespace) Close() error {
+	if s := n.takeFirst(); s != nil {
+		return s.Close()
+	}
+	return nil
+}
+
+func (n *Namespace) takeFirst() *nlmsg.Socket {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := n.first
+	n.first = nil
+	return s
+}
+
+// socket gives a netlink socket inside and what must be called when done with it.
+func (n *Namespace) socket() (*nlmsg.Socket, func(), error) {
+	if n.host {
+		return n.p.sock, func() {}, nil
+	}
+	s := n.takeFirst()
+	if s == nil {
+		var err error
+		if s, err = nlmsg.Open(n.key, unix.NETLINK_ROUTE); err != nil {
+			return nil, nil, kind(err)
+		}
+		if err := n.same(s); err != nil {
+			s.Close()
+			return nil, nil, err
+		}
+	}
+	return s, func() { s.Close() }, nil
+}
+
+// same refuses another namespace that has taken the place of this one.
+func (n *Namespace) same(s *nlmsg.Socket) error {
+	c, err := cookie(s.FD())
+	if err == nil && c != n.cookie {
+		err = fmt.Errorf("%w: %s leads to another namespace now", errdefs.ErrNotFound, n.key)
+	}
+	return err
+}
+
+// Apply makes the share of owner equal want where have was. AlreadyExists, NotFound, ResourceExhausted and FailedPrecondition say what
+// the kernel refused; the first refusal is reported and the result is what was reached, so that applying again from there finishes.
+func (n *Namespace) Apply(ctx context.Context, owner string, have, want sandbox.Config) (sandbox.Config, error) {
+	steps := sandbox.Diff(have, want)
+	if len(steps) == 0 {
+		return want, nil
+	}
+	s, done, err := n.socket()
+	if err != nil {
+		return have, fmt.Errorf("apply %s in %s: %w", owner, n, err)
+	}
+	defer done()
+	a := &apply{ns: n, sock: s, steps: steps, left: make([]bool, len(steps))}
+	if err := a.run(ctx); err != nil {
+		return sandbox.After(have, a.done()), fmt.Errorf("apply %s in %s: %w", owner, n, err)
+	}
+	return want, nil
+}
+
+// String names it in errors.
+func (n *Namespace) String() string {
+	if n.host {
+		return "the host"
+	}
+	return "namespace " + n.key
+}
+
+// Observe is not there yet.
+func (n *Namespace) Observe(context.Context) (map[string]sandbox.Config, error) {
+	return nil, errors.ErrUnsupported
+}
+
+// Watch is not there yet.
+func (n *Namespace) Watch(context.Context) iter.Seq2[string, error] {
+	return func(func(string, error) bool) {}
+}
