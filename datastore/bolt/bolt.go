@@ -21,7 +21,6 @@ import (
 	"github.com/containerd/errdefs"
 	"go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
-	"golang.org/x/sys/unix"
 
 	"github.com/sealane/sealane/datastore"
 )
@@ -72,7 +71,7 @@ func Open(path string, o Options) (*Store, error) {
 		return err
 	})
 	if err != nil {
-		f.Close()
+		_ = unlock(f)
 		return nil, fmt.Errorf("open store %s: %w", path, kind(err))
 	}
 	s.db.AllocSize = growth
@@ -160,7 +159,7 @@ func (s *Store) shut() error {
 	s.feed.Close()
 	if s.broken.Load() != nil {
 		// bbolt may have been left holding a lock of its own; its map stays behind.
-		return errors.Join(unix.Flock(int(s.file.Fd()), unix.LOCK_UN), s.file.Close())
+		return unlock(s.file)
 	}
 	if err := s.db.Close(); err != nil {
 		return fmt.Errorf("close store %s: %w", s.path, kind(err))

@@ -3,6 +3,7 @@ package bolt_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -121,17 +122,27 @@ func check(t *testing.T, s *bolt.Store, at int, want map[string]string) {
 	}
 }
 
-// Bits of the pages that say what the file holds, more closely: both metas and the first of the tree.
-func TestBitsOfTheFirstPages(t *testing.T) {
+// Bits of the pages that say where things are, more closely: both metas, the root and the branches.
+func TestBitsOfTheTree(t *testing.T) {
 	file, records := specimen(t)
 	path := filepath.Join(memory(t), "store.db")
-	step := 3
+	step := 9 // no multiple of 8: all bits have their turn
 	if testing.Short() {
-		step = 11
+		step = 31
 	}
-	for page := range 3 {
-		for bit := 0; bit < 100*8; bit += step {
-			at := page*4096 + bit/8
+	var pages []int
+	for at := 0; at < len(file); at += 4096 {
+		const branch = 1
+		if at < 2*4096 || binary.NativeEndian.Uint16(file[at+8:]) == branch || bytes.Contains(file[at:at+4096], []byte("records")) {
+			pages = append(pages, at)
+		}
+	}
+	if len(pages) < 4 {
+		t.Fatal("the specimen has no branch")
+	}
+	for _, page := range pages {
+		for bit := 0; bit < 250*8; bit += step {
+			at := page + bit/8
 			damaged := append([]byte{}, file...)
 			damaged[at] ^= 1 << (bit % 8)
 			if err := os.WriteFile(path, damaged, 0o600); err != nil {

@@ -95,6 +95,11 @@ func lockOpened(f *os.File, path string) (current bool, err error) {
 	return err == nil && os.SameFile(opened, there), nil
 }
 
+// unlock closes f. Closing alone keeps the lock while the file is mapped.
+func unlock(f *os.File) error {
+	return errors.Join(unix.Flock(int(f.Fd()), unix.LOCK_UN), f.Close())
+}
+
 // create makes an empty store. It is complete before it gets its name: whatever less is found under that name is damage.
 func create(path string) error {
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new-*") // with mode 0600
