@@ -1,0 +1,293 @@
+package nftables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"github.com/sealane/sealane/firewall"
+	"github.com/sealane/sealane/internal/nlmsg"
+	"golang.org/x/sys/unix"
+)
+
+// attempts is how often a change that met something unexpected looks again: more only helps against somebody who keeps changing our table.
+const attempts = 3
+
+// table is the Firewall of one namespace.
+type table struct {
+	name, path, revision string
+	host                 bool
+	sets                 [setCount]definition
+	socket               *nlmsg.Socket
+	passes               *passes
+
+	mu       sync.Mutex // guards what follows, and orders transactions
+	tx       transaction
+	known    bool // what follows is as the kernel has it, unless somebody else changes it
+	exists   bool
+	count    int                // of elements that somebody owns
+	gateways map[string]gateway // by interface: ports are rendered by the mode of their network
+}
+
+// Apply implements firewall.Firewall. It trusts Have; where the kernel then says that something is missing, or there already, it looks and
+// replaces what the owners have by what they want. AlreadyExists names who has a port or interface; NotImplemented what cannot be rendered.
+//
+// A port is opened or translated by the mode that its network has when the port is applied. A UDP port that comes or goes ends flows begun
+// before; see Opener.Drain.
+func (t *table) Apply(ctx context.Context, changes []firewall.Change) error {
+	for _, c := range changes {
+		if err := check(c); err != nil {
+			return fmt.Errorf("firewall of %s: %w", c.Owner, err)
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	err := t.learn()
+	if err != nil {
+		return err
+	}
+	s := t.trusting(changes)
+	err = t.commit(s)
+	for range attempts {
+		if !stale(err) {
+			break
+		}
+		if s, err = t.looking(changes); err == nil {
+			err = t.commit(s)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("change table inet %s: %w", t.name, kinded(err))
+	}
+	t.gateways = s.gateways
+	t.end(s)
+	if t.count == 0 {
+		return t.retire()
+	}
+	return nil
+}
+
+// step is what one Apply does.
+type step struct {
+	gone, added []element
+	gateways    map[string]gateway // afterwards
+}
+
+// stale says that the table is not as Have told.
+func stale(err error) bool { return errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOENT) }
+
+// learn reads what a new handle must know. A table with other rules, of another version of us, is made anew around its elements, in
+// one transaction.
+func (t *table) learn() error {
+	if t.known {
+		return nil
+	}
+	exists, current, err := t.found()
+	if err != nil {
+		return err
+	}
+	all, err := t.dump()
+	if err != nil {
+		return err
+	}
+	if exists && !current {
+		t.tx.begin()
+		t.tx.remove()
+		if err := t.tx.create(t.revision); err != nil {
+			return err
+		}
+		t.tx.add(all)
+		if err := t.tx.commit(); err != nil {
+			return fmt.Errorf("renew table inet %s: %w", t.name, kinded(err))
+		}
+	}
+	t.see(exists, all)
+	t.known = true
+	return nil
+}
+
+// see remembers what was read.
+func (t *table) see(exists bool, all []element) {
+	t.exists, t.count = exists, 0
+	t.gateways = map[string]gateway{}
+	for _, e := range all {
+		if e.set != setUplinks {
+			t.count++
+		}
+	}
+	for _, terms := range parse(all) {
+		for _, n := range terms.Networks {
+			t.gateways[n.Interface] = gateway{n.Mode4, n.Mode6}
+		}
+	}
+}
+
+// gatewaysAfter is how networks will be treated.
+func (t *table) gatewaysAfter(changes []firewall.Change) map[string]gateway {
+	if !slices.ContainsFunc(changes, func(c firewall.Change) bool { return len(c.Have.Networks)+len(c.Want.Networks) > 0 }) {
+		return t.gateways
+	}
+	after := maps.Clone(t.gateways)
+	for _, c := range changes {
+		for _, n := range c.Have.Networks {
+			delete(after, n.Interface)
+		}
+	}
+	for _, c := range changes {
+		for _, n := range c.Want.Networks {
+			after[n.Interface] = gateway{n.Mode4, n.Mode6}
+		}
+	}
+	return after
+}
+
+// trusting works out a step from what the changes say is there.
+func (t *table) trusting(changes []firewall.Change) step {
+	s := step{gateways: t.gatewaysAfter(changes)}
+	for _, c := range changes {
+		have, want := alike(c.Have, c.Want)
+		gone, added := difference(render(c.Owner, have, t.gateways), render(c.Owner, want, s.gateways))
+		if len(gone) > 0 { // two ports may share an element: what goes must be missing from all that is wanted
+			gone, added = difference(render(c.Owner, c.Have, t.gateways), render(c.Owner, c.Want, s.gateways))
+		}
+		s.gone, s.added = append(s.gone, gone...), append(s.added, added...)
+	}
+	return s
+}
+
+// alike leaves out the ports that both begin with, so that one port more costs the same whatever the owner has.
+func alike(have, want firewall.Terms) (firewall.Terms, firewall.Terms) {
+	n := 0
+	for n < len(have.Ports) && n < len(want.Ports) && have.Ports[n] == want.Ports[n] {
+		n++
+	}
+	have.Ports, want.Ports = have.Ports[n:], want.Ports[n:]
+	return have, want
+}
+
+// looking works out a step from what is there. AlreadyExists if a stranger to the changes has what is wanted.
+func (t *table) looking(changes []firewall.Change) (step, error) {
+	exists, _, err := t.found()
+	if err != nil {
+		return step{}, err
+	}
+	all, err := t.dump()
+	if err != nil {
+		return step{}, err
+	}
+	t.see(exists, all)
+	s := step{gateways: t.gatewaysAfter(changes)}
+	var have, want []element
+	for _, c := range changes {
+		want = append(want, render(c.Owner, c.Want, s.gateways)...)
+	}
+	owners := map[string]bool{}
+	for _, c := range changes {
+		owners[c.Owner] = true
+	}
+	taken := map[place]string{}
+	for _, e := range all {
+		switch {
+		case e.set == setUplinks:
+		case owners[e.owner()]:
+			have = append(have, e)
+		default:
+			taken[e.place] = e.owner()
+		}
+	}
+	s.gone, s.added = difference(have, want)
+	for _, e := range want {
+		if owner, is := taken[e.place]; is {
+			return step{}, fmt.Errorf("%s belongs to %s: %w", &e, owner, errdefs.ErrAlreadyExists)
+		}
+		taken[e.place] = e.owner()
+	}
+	return s, nil
+}
+
+// commit does a step in one transaction, making the table first where there is none.
+func (t *table) commit(s step) error {
+	if !t.exists {
+		s.gone = nil
+	}
+	if len(s.gone)+len(s.added) == 0 {
+		return nil
+	}
+	t.tx.begin()
+	if !t.exists {
+		if err := t.tx.create(t.revision); err != nil {
+			return err
+		}
+	}
+	t.tx.del(s.gone)
+	t.tx.add(s.added)
+	if err := t.tx.commit(); err != nil {
+		return err
+	}
+	t.exists = true
+	t.count += len(s.added) - len(s.gone)
+	return nil
+}
+
+// retire removes the table when nobody has anything in it. It looks first: the count is ours, and somebody else may have added.
+func (t *table) retire() error {
+	if !t.exists {
+		return nil
+	}
+	all, err := t.dump()
+	if err != nil {
+		return err
+	}
+	if t.see(true, all); t.count > 0 {
+		return nil
+	}
+	return t.remove()
+}
+
+func (t *table) remove() error {
+	t.tx.begin()
+	t.tx.remove()
+	if err := t.tx.commit(); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("remove table inet %s: %w", t.name, kinded(err))
+	}
+	t.see(false, nil)
+	return nil
+}
+
+// Observe implements firewall.Firewall. What has no owner in its comment is told as the share of "". Terms are in normal form; a port of a
+// routed network is told with the unspecified host address and the container's ports, since the others play no part.
+func (t *table) Observe(ctx context.Context) (map[string]firewall.Terms, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.learn(); err != nil {
+		return nil, err
+	}
+	all, err := t.dump()
+	if err != nil {
+		return nil, err
+	}
+	return parse(all), nil
+}
+
+// Flush implements firewall.Firewall.
+func (t *table) Flush(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.remove()
+}
+
+// Close implements firewall.Firewall. What was applied stays.
+func (t *table) Close() error { return t.socket.Close() }
