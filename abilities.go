@@ -1,0 +1,137 @@
+package sealane
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"iter"
+	"net/netip"
+
+	"github.com/containerd/errdefs"
+	"github.com/sealane/sealane/endpoint"
+	"github.com/sealane/sealane/firewall"
+	"github.com/sealane/sealane/ipam"
+	"github.com/sealane/sealane/netdriver"
+	"github.com/sealane/sealane/sandbox"
+)
+
+// The optional abilities of drivers and rooms are asked for here and nowhere else, each with what happens without it.
+
+// driver finds a network driver by name: built in, else a plugin. NotFound names what there is no plugin for.
+func (c *Controller) driver(ctx context.Context, name string) (netdriver.Driver, error) {
+	if d := c.o.Drivers[name]; d != nil {
+		return d, nil
+	}
+	if c.o.Find != nil {
+		if d, _, err := c.o.Find(ctx, name); err != nil || d != nil {
+			return d, err
+		}
+	}
+	return nil, fmt.Errorf("network driver %q: %w: it is not built in, and no plugin of that name answers", name, errdefs.ErrNotFound)
+}
+
+// ipamDriver finds an address driver by name; "" is "default".
+func (c *Controller) ipamDriver(ctx context.Context, name string) (ipam.Driver, error) {
+	if name == "" {
+		name = defaultIPAM
+	}
+	if d := c.o.IPAM[name]; d != nil {
+		return d, nil
+	}
+	if c.o.Find != nil {
+		if _, d, err := c.o.Find(ctx, name); err != nil || d != nil {
+			return d, err
+		}
+	}
+	return nil, fmt.Errorf("IPAM driver %q: %w: it is not built in, and no plugin of that name answers", name, errdefs.ErrNotFound)
+}
+
+// survey asks what the host is like. Without the ability drivers are told an MTU of 1500 and nothing else.
+func (c *Controller) survey(ctx context.Context, links []string) (sandbox.Survey, error) {
+	s, able := c.o.Spaces.(sandbox.Surveyor)
+	if !able {
+		return sandbox.Survey{MTU: 1500}, nil
+	}
+	return s.Survey(ctx, links)
+}
+
+// namespaces lists the ids of the namespaces that our provider made. Without the ability there are none to sweep.
+func (c *Controller) namespaces(ctx context.Context) ([]sandbox.ID, error) {
+	l, able := c.o.Spaces.(sandbox.Lister)
+	if !able {
+		return nil, nil
+	}
+	return l.List(ctx)
+}
+
+// goneNamespaces yields the keys of namespaces that ended. Without the ability (nil) an end is noticed when the sandbox is next used.
+func (c *Controller) goneNamespaces(ctx context.Context) iter.Seq[string] {
+	if g, able := c.o.Spaces.(sandbox.Gone); able {
+		return g.Gone(ctx)
+	}
+	return nil
+}
+
+// skipGateway asks a driver which families need no gateway address. Without the ability both do.
+func skipGateway(ctx context.Context, d netdriver.Driver, options map[string]string) (skip4, skip6 bool, err error) {
+	if g, able := d.(netdriver.GatewayAllocator); able {
+		return g.SkipGateway(ctx, options)
+	}
+	return false, false, nil
+}
+
+// checkChange asks whether a network may become what is wanted. Without the ability only labels change.
+func checkChange(d netdriver.Driver, from, to netdriver.Network) error {
+	if ch, able := d.(netdriver.Changer); able {
+		return ch.CheckChange(from, to)
+	}
+	from.Labels = to.Labels
+	if fmt.Sprint(from) != fmt.Sprint(to) {
+		return fmt.Errorf("%w: driver %s changes nothing but labels of a network that exists", errdefs.ErrFailedPrecondition, from.Driver)
+	}
+	return nil
+}
+
+// forget ends what connection tracking remembers of withdrawn addresses. Without the ability nothing is remembered.
+func (c *Controller) forget(ctx context.Context, withdrawn []netip.Addr) error {
+	if f, able := c.o.Firewalls.(firewall.Forgetter); able {
+		return f.Forget(ctx, withdrawn)
+	}
+	return nil
+}
+
+// reservePorts holds host ports by a bound socket and chooses free ones. Without the ability a port must be named, and another process
+// that has it is not noticed.
+func (c *Controller) reservePorts(ctx context.Context, p firewall.Proto, host netip.Addr, want firewall.Range) (firewall.Range, io.Closer, error) {
+	if r, able := c.o.Firewalls.(firewall.Reserver); able {
+		return r.Reserve(ctx, p, host, want)
+	}
+	if want == (firewall.Range{}) {
+		return want, nil, fmt.Errorf("%w: nobody here can choose a free host port: name one", errdefs.ErrInvalidArgument)
+	}
+	return want, io.NopCloser(nil), nil
+}
+
+// publishes says that a driver publishes ports itself.
+func publishes(d netdriver.Driver) bool {
+	_, able := d.(netdriver.ExternalConnector)
+	return able
+}
+
+// EndpointInfo is what a driver tells of an endpoint beside its record; nil without the ability, or when the driver fails.
+func (c *Controller) EndpointInfo(ctx context.Context, n netdriver.Network, e endpoint.Info) map[string]any {
+	d, err := c.driver(ctx, n.Driver)
+	if err != nil {
+		return nil
+	}
+	i, able := d.(netdriver.Informer)
+	if !able {
+		return nil
+	}
+	told, err := i.EndpointInfo(ctx, n, e)
+	if err != nil {
+		c.log.Warn("driver does not tell about an endpoint", "driver", n.Driver, "endpoint", e.ID, "error", err)
+		return nil
+	}
+	return told
+}

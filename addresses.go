@@ -1,0 +1,253 @@
+package sealane
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/sealane/sealane/endpoint"
+	"github.com/sealane/sealane/ipam"
+	"github.com/sealane/sealane/netdriver"
+)
+
+// requestAddresses gives an endpoint one address of each family of its network, those it named first. What was given is returned on an
+// error too, for the caller to give back.
+func (c *Controller) requestAddresses(ctx context.Context, n netdriver.Network, s endpoint.Spec) ([]netip.Prefix, error) {
+	if s.Leased {
+		return s.Addresses, nil
+	}
+	var given []netip.Prefix
+	left := slices.Clone(s.Addresses)
+	for _, want := range []struct{ on, six bool }{{n.IPv4, false}, {n.IPv6 && !s.NoIPv6, true}} {
+		if !want.on {
+			continue
+		}
+		got, err := c.requestFamily(ctx, n, s, want.six)
+		given = append(given, got...)
+		if err != nil {
+			return given, err
+		}
+		left = slices.DeleteFunc(left, func(p netip.Prefix) bool {
+			return slices.ContainsFunc(got, func(g netip.Prefix) bool { return g.Addr() == p.Addr() })
+		})
+	}
+	if len(left) > 0 {
+		return given, fmt.Errorf("address %s: %w: no subnet of network %s has it", left[0].Addr(), errdefs.ErrOutOfRange, n.Name)
+	}
+	return given, nil
+}
+
+// requestFamily gives the addresses of one family: the named ones, else any of the first subnet that has one left.
+func (c *Controller) requestFamily(ctx context.Context, n netdriver.Network, s endpoint.Spec, six bool) ([]netip.Prefix, error) {
+	var given []netip.Prefix
+	var subnets []netdriver.Subnet
+	for _, sub := range n.Subnets {
+		if sub.Pool.Subnet.Addr().Is6() != six {
+			continue
+		}
+		subnets = append(subnets, sub)
+		for _, want := range s.Addresses {
+			if !sub.Pool.Subnet.Contains(want.Addr()) {
+				continue
+			}
+			p, err := c.requestAddress(ctx, n, sub, want.Addr(), s)
+			if err != nil {
+				return given, fmt.Errorf("address %s: %w", want.Addr(), err)
+			}
+			given = append(given, p)
+		}
+	}
+	if len(given) > 0 {
+		return given, nil
+	}
+	for i, sub := range subnets {
+		p, err := c.requestAddress(ctx, n, sub, netip.Addr{}, s)
+		if err == nil {
+			return []netip.Prefix{p}, nil
+		}
+		if !errdefs.IsResourceExhausted(err) || i == len(subnets)-1 {
+			return nil, fmt.Errorf("address of subnet %s: %w", sub.Pool.Subnet, err)
+		}
+	}
+	return nil, nil
+}
+
+// requestAddress asks for one address. Where it is refused because of addresses that are on their way back it waits for those and asks
+// once more.
+func (c *Controller) requestAddress(ctx context.Context, n netdriver.Network, sub netdriver.Subnet, a netip.Addr, s endpoint.Spec) (netip.Prefix, error) {
+	d, err := c.ipamDriver(ctx, n.IPAM)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	r := ipam.AddressRequest{Pool: sub.Pool.ID, Address: a, MAC: s.MAC, Owner: endpointOwner(s.ID), Options: n.IPAMOptions}
+	got, err := d.RequestAddress(ctx, r)
+	if errdefs.IsAlreadyExists(err) || errdefs.IsResourceExhausted(err) {
+		waited, werr := c.withdrawn.wait(ctx)
+		if werr != nil {
+			return netip.Prefix{}, errors.Join(err, werr)
+		}
+		if waited {
+			got, err = d.RequestAddress(ctx, r)
+		}
+	}
+	if err == nil && !got.Prefix.IsValid() && a.IsValid() {
+		return netip.PrefixFrom(a, sub.Pool.Subnet.Bits()), nil
+	}
+	return got.Prefix, err
+}
+
+// releaseAddresses gives an endpoint's addresses back to the pools they are of.
+func (c *Controller) releaseAddresses(ctx context.Context, n netdriver.Network, addresses []netip.Prefix) error {
+	d, err := c.ipamDriver(ctx, n.IPAM)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, p := range addresses {
+		for _, sub := range n.Subnets {
+			if sub.Pool.Subnet.Contains(p.Addr()) {
+				errs = append(errs, d.ReleaseAddress(ctx, sub.Pool.ID, p.Addr()))
+				break
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// replayAddresses asks again for an endpoint's addresses, of a driver that forgets at restart.
+func (c *Controller) replayAddresses(ctx context.Context, n netdriver.Network, e endpoint.Info) error {
+	if e.Spec.Leased || len(e.Addresses) == 0 {
+		return nil
+	}
+	d, err := c.ipamDriver(ctx, n.IPAM)
+	if err != nil {
+		return err
+	}
+	if can, err := d.Capability(ctx); err != nil || !can.Replay {
+		return err
+	}
+	s := e.Spec
+	s.ID, s.MAC = e.ID, e.MAC
+	for _, p := range e.Addresses {
+		for _, sub := range n.Subnets {
+			if !sub.Pool.Subnet.Contains(p.Addr()) {
+				continue
+			}
+			if _, err := c.requestAddress(ctx, n, sub, p.Addr(), s); err != nil {
+				return fmt.Errorf("address %s: %w", p.Addr(), err)
+			}
+			break
+		}
+	}
+	return nil
+}
+
+// derivedMAC is the address of an interface that was given none: 02:42 and the IPv4 address, else 02:42 and a hash of the IPv6 one. An
+// address that comes back has the same, so that nobody's neighbour table is stale.
+func derivedMAC(addresses []netip.Prefix) net.HardwareAddr {
+	for _, p := range addresses {
+		if p.Addr().Is4() {
+			a := p.Addr().As4()
+			return net.HardwareAddr{2, 0x42, a[0], a[1], a[2], a[3]}
+		}
+	}
+	for _, p := range addresses {
+		a := p.Addr().As16()
+		h := sha256.Sum256(a[:])
+		return net.HardwareAddr{2, 0x42, h[0], h[1], h[2], h[3]}
+	}
+	return nil
+}
+
+// withdrawals are addresses that nobody has any more and that connection tracking may still remember. One pass at a time clears them
+// and gives them back, so that the next to have one is not answered with the flows of the last; callers do not wait.
+type withdrawals struct {
+	mu      sync.Mutex // guards what is below
+	pending []withdrawal
+	next    chan struct{} // closed when what is pending is given back; nil: nothing is
+	current chan struct{} // closed when the pass under way is over; nil: none is
+}
+
+type withdrawal struct {
+	network   netdriver.Network
+	addresses []netip.Prefix
+}
+
+// withdraw takes addresses out of use; it returns at once.
+func (c *Controller) withdraw(gone ...withdrawal) {
+	if len(gone) == 0 {
+		return
+	}
+	w := &c.withdrawn
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pending = append(w.pending, gone...)
+	if w.next == nil {
+		w.next = make(chan struct{})
+		if w.current == nil {
+			c.work.Go(c.passOver)
+		}
+	}
+}
+
+// wait returns when what was withdrawn before the call is given back; false when nothing was.
+func (w *withdrawals) wait(ctx context.Context) (bool, error) {
+	w.mu.Lock()
+	pass := w.next
+	if pass == nil {
+		pass = w.current
+	}
+	w.mu.Unlock()
+	if pass == nil {
+		return false, nil
+	}
+	select {
+	case <-pass:
+		return true, nil
+	case <-ctx.Done():
+		return true, context.Cause(ctx)
+	}
+}
+
+// passOver takes batch after batch until none is left.
+func (c *Controller) passOver() {
+	w := &c.withdrawn
+	for {
+		w.mu.Lock()
+		batch, done := w.pending, w.next
+		w.pending, w.next, w.current = nil, nil, done
+		w.mu.Unlock()
+		if done == nil {
+			return
+		}
+		c.giveBack(batch)
+		close(done)
+	}
+}
+
+func (c *Controller) giveBack(batch []withdrawal) {
+	const enough = 30 * time.Second
+	ctx, cancel := context.WithTimeout(context.Background(), enough)
+	defer cancel()
+	var addresses []netip.Addr
+	for _, w := range batch {
+		for _, p := range w.addresses {
+			addresses = append(addresses, p.Addr())
+		}
+	}
+	if err := c.forget(ctx, addresses); err != nil {
+		c.log.Warn("flows of withdrawn addresses may live on", "error", err)
+	}
+	for _, w := range batch {
+		if err := c.releaseAddresses(ctx, w.network, w.addresses); err != nil {
+			c.log.Warn("addresses are not given back", "network", w.network.Name, "addresses", w.addresses, "error", err)
+		}
+	}
+}

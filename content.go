@@ -1,0 +1,124 @@
+package sealane
+
+import (
+	"cmp"
+	"context"
+	"slices"
+
+	"github.com/sealane/sealane/datastore"
+	"github.com/sealane/sealane/endpoint"
+	"github.com/sealane/sealane/netdriver"
+	"github.com/sealane/sealane/sandbox"
+)
+
+// content is one sandbox as the records have it, and what converging makes of it. It lives for one call, under the sandbox's lock.
+type content struct {
+	id      sandbox.ID
+	sandbox sandbox.Info
+	known   bool // there is a record of the sandbox
+	dirty   bool // the record was changed by this call
+	gone    bool // the namespace ended without us
+	members []*member
+	merged  sandbox.Merged // what it should contain
+}
+
+// member is an endpoint that is wanted in the sandbox, or that may have something in it.
+type member struct {
+	id      endpoint.ID
+	on      endpoint.NetworkID
+	info    endpoint.Info     // ID "": there is no record
+	network netdriver.Network // ID "": there is no record
+	held    netdriver.Held    // what the kernel may have; Owner "": nothing
+	driven  netdriver.Held    // what a driver that acts may have, and what it answered to Join; Driver "": nothing
+	want    netdriver.Plan
+	dirty   bool // info was changed by this call
+	fresh   bool // it had nothing before this call
+}
+
+// remains says that the endpoint is to be in the sandbox, wherever that is: none of the three is going.
+func (m *member) remains(v *content) bool {
+	return v.known && !v.sandbox.Deleting && m.info.ID != "" && !m.info.Deleting && m.info.Sandbox == v.id &&
+		m.network.ID != "" && !m.network.Deleting
+}
+
+// wanted is remains where there is something to do now: the namespace is there.
+func (m *member) wanted(v *content) bool { return m.remains(v) && v.placed() }
+
+// doomed says that the endpoint's record goes when it has left: it was made for this sandbox, or the sandbox ended under it.
+func (m *member) doomed(v *content) bool {
+	return m.info.ID != "" && (m.info.Deleting || v.sandbox.Deleting && (m.info.Spec.For == v.id || v.gone))
+}
+
+// placed says that the sandbox has a namespace, or someone who moves links into it.
+func (v *content) placed() bool {
+	o := v.sandbox.Spec.Namespace
+	return v.sandbox.Key != "" || o.Host || o.Foreign
+}
+
+// enterable says that what the sandbox contains is ours to make.
+func (v *content) enterable() bool {
+	return v.sandbox.Key != "" && v.sandbox.Spec.Namespace.Share == ""
+}
+
+// ours says that the namespace was made by us and goes with the sandbox.
+func (v *content) ours() bool { return v.sandbox.Spec.Namespace == (sandbox.Origin{}) }
+
+// member finds an endpoint in the content; nil when it is not there.
+func (v *content) member(id endpoint.ID) *member {
+	for _, m := range v.members {
+		if m.id == id {
+			return m
+		}
+	}
+	return nil
+}
+
+// add puts an endpoint in.
+func (v *content) add(e endpoint.Info, n netdriver.Network) *member {
+	m := &member{id: e.ID, on: n.ID, info: e, network: n}
+	v.members = append(v.members, m)
+	slices.SortFunc(v.members, func(a, b *member) int { return cmp.Compare(a.id, b.id) })
+	return m
+}
+
+// read reads a sandbox and all that may be in it, at one moment of each store.
+func (c *Controller) read(ctx context.Context, id sandbox.ID) (*content, error) {
+	v, err := view(ctx, c.o.Run, func(tx datastore.Tx) (*content, error) { return readRun(tx, id) })
+	if err != nil || len(v.members) == 0 {
+		return v, err
+	}
+	return v, c.o.Root.View(ctx, func(tx datastore.Tx) (err error) {
+		for _, m := range v.members {
+			if m.driven, _, err = maybe(drivenTable().Get(tx, endpointOwner(m.id))); err != nil {
+				return err
+			}
+			if m.network, _, err = maybe(networkTable().Get(tx, string(m.on))); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func readRun(tx datastore.Tx, id sandbox.ID) (v *content, err error) {
+	v = &content{id: id}
+	if v.sandbox, v.known, err = maybe(sandboxTable().Get(tx, string(id))); err != nil {
+		return nil, err
+	}
+	members := memberTable(id)
+	for name := range tx.List(members.Dir) {
+		n, err := members.Get(tx, name)
+		if err != nil {
+			return nil, err
+		}
+		m := &member{id: endpoint.ID(name), on: n}
+		if m.info, _, err = maybe(endpointTable(n).Get(tx, name)); err != nil {
+			return nil, err
+		}
+		if m.held, _, err = maybe(heldTable().Get(tx, endpointOwner(m.id))); err != nil {
+			return nil, err
+		}
+		v.members = append(v.members, m)
+	}
+	return v, nil
+}

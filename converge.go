@@ -1,0 +1,363 @@
+package sealane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/sealane/sealane/datastore"
+	"github.com/sealane/sealane/endpoint"
+	"github.com/sealane/sealane/firewall"
+	"github.com/sealane/sealane/netdriver"
+	"github.com/sealane/sealane/sandbox"
+)
+
+// observation is what the host's namespace contains of ours, by owner.
+type observation struct {
+	links map[string]sandbox.Config
+	terms map[string]firewall.Terms
+}
+
+func (c *Controller) observe(ctx context.Context) (*observation, error) {
+	o := &observation{}
+	var err error
+	if o.links, err = c.host.Observe(ctx); err != nil {
+		return nil, fmt.Errorf("observe the host's links: %w", err)
+	}
+	if c.wall != nil {
+		if o.terms, err = c.wall.Observe(ctx); err != nil {
+			return nil, fmt.Errorf("observe the firewall: %w", err)
+		}
+	}
+	return o, nil
+}
+
+// plan is what an owner has, as a plan.
+func (o *observation) plan(owner string) netdriver.Plan {
+	return netdriver.Plan{Shares: []netdriver.Share{{Config: o.links[owner], Terms: o.terms[owner]}}}
+}
+
+// converge makes the kernel match the records of one sandbox: the one path of joining, leaving, publishing, deleting, restarting and
+// repairing. edit, which may be nil, changes the records first; its error has no effect. seen is what the host contains; nil: what Held
+// says, which costs no look at the kernel, unless an earlier call left doubt.
+//
+// What may exist is recorded before it is made and struck out after it is unmade. A fault at any step leaves records that the next
+// call finishes from.
+func (c *Controller) converge(ctx context.Context, id sandbox.ID, edit func(*content) error, seen *observation) error {
+	unlock, err := c.locks.exclusive(ctx, sandboxOwner(id))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	v, err := c.read(ctx, id)
+	if err != nil {
+		return err
+	}
+	if edit != nil {
+		if err := edit(v); err != nil {
+			return err
+		}
+	}
+	if seen == nil && c.mender.doubts(sandboxOwner(id)) {
+		if seen, err = c.observe(ctx); err != nil {
+			return err
+		}
+	}
+	if err := c.plan(ctx, v); err != nil {
+		c.ports.keep(v)
+		return err
+	}
+	if err = c.carryOut(ctx, v, seen); err != nil {
+		c.mender.doubt(sandboxOwner(id))
+		return err
+	}
+	c.ports.keep(v)
+	c.mender.settled(v)
+	return nil
+}
+
+// carryOut records, applies and settles.
+func (c *Controller) carryOut(ctx context.Context, v *content, seen *observation) error {
+	before := v.heldPlans()
+	if err := c.record(ctx, v); err != nil {
+		return err
+	}
+	if seen != nil {
+		for _, m := range v.members {
+			before[m.id] = seen.plan(endpointOwner(m.id))
+		}
+	}
+	if err := c.apply(ctx, v, before, seen != nil); err != nil {
+		return err
+	}
+	return c.settle(ctx, v)
+}
+
+func (v *content) heldPlans() map[endpoint.ID]netdriver.Plan {
+	held := make(map[endpoint.ID]netdriver.Plan, len(v.members))
+	for _, m := range v.members {
+		held[m.id] = m.held.Plan
+	}
+	return held
+}
+
+// record writes what is wanted and what may exist from now on, a few members at a time: each Update leaves records to converge from.
+func (c *Controller) record(ctx context.Context, v *content) error {
+	const atOnce = 4 // five keys and directories a member, less than datastore.MaxKeys
+	var written []*member
+	for _, m := range v.members {
+		if m.dirty || m.wanted(v) && !m.holds(m.want) {
+			written = append(written, m)
+		}
+	}
+	for first := true; first && v.dirty || len(written) > 0; first = false {
+		now := written[:min(atOnce, len(written))]
+		written = written[len(now):]
+		err := c.o.Run.Update(ctx, func(tx datastore.Tx) error {
+			if first && v.dirty {
+				if err := sandboxTable().Put(tx, string(v.id), v.sandbox); err != nil {
+					return err
+				}
+			}
+			for _, m := range now {
+				if err := m.write(tx, v); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("record what is wanted: %w", err)
+		}
+	}
+	return nil
+}
+
+// holds says that Held covers a plan already.
+func (m *member) holds(p netdriver.Plan) bool { return m.held.Owner != "" && equalJSON(m.held.Plan, p) }
+
+func (m *member) write(tx datastore.Tx, v *content) error {
+	var errs []error
+	if m.dirty && m.info.ID != "" {
+		errs = append(errs, endpointTable(m.on).Put(tx, string(m.id), m.info))
+	}
+	if m.remains(v) {
+		errs = append(errs, memberTable(v.id).Put(tx, string(m.id), m.on))
+	}
+	if m.wanted(v) {
+		m.fresh = m.held.Owner == ""
+		m.held = netdriver.Held{Owner: endpointOwner(m.id), Sandbox: v.id, Plan: withoutEntries(m.want)}
+		errs = append(errs, heldTable().Put(tx, m.held.Owner, m.held))
+	}
+	return errors.Join(errs...)
+}
+
+// apply makes the kernel match. Terms come before links when making, links before terms when unmaking, and all ports change hands in
+// one transaction.
+func (c *Controller) apply(ctx context.Context, v *content, before map[endpoint.ID]netdriver.Plan, look bool) error {
+	var first, last []firewall.Change
+	for _, m := range v.members {
+		have, want := hostShare(before[m.id]).Terms, firewall.Terms{}
+		if m.wanted(v) {
+			want = hostShare(m.want).Terms
+		} else {
+			want.Policies, want.Pinholes = have.Policies, have.Pinholes // what restricts outlives the link
+			last = append(last, firewall.Change{Owner: endpointOwner(m.id), Have: want})
+		}
+		first = append(first, firewall.Change{Owner: endpointOwner(m.id), Have: have, Want: want})
+	}
+	if err := c.applyTerms(ctx, first); err != nil {
+		return err
+	}
+	for _, m := range v.members {
+		if m.wanted(v) {
+			if err := c.applyLinks(ctx, m, hostShare(before[m.id]).Config, hostShare(m.want).Config); err != nil {
+				return err
+			}
+		}
+	}
+	if err := c.applyInside(ctx, v, before, look); err != nil {
+		return err
+	}
+	for _, m := range v.members {
+		if !m.remains(v) {
+			if err := c.applyLinks(ctx, m, hostShare(before[m.id]).Config, sandbox.Config{}); err != nil {
+				return err
+			}
+		}
+	}
+	return c.applyTerms(ctx, last)
+}
+
+// hostShare is the host's part of a plan.
+func hostShare(p netdriver.Plan) netdriver.Share {
+	var host netdriver.Share
+	for _, s := range p.Shares {
+		if s.Space == "" {
+			host.Config.Links = append(host.Config.Links, s.Config.Links...)
+			host.Config.Routes = append(host.Config.Routes, s.Config.Routes...)
+			host.Config.Rules = append(host.Config.Rules, s.Config.Rules...)
+			host.Config.Sysctls = append(host.Config.Sysctls, s.Config.Sysctls...)
+			host.Terms = joined(host.Terms, s.Terms)
+		}
+	}
+	return host
+}
+
+func joined(a, b firewall.Terms) firewall.Terms {
+	a.Networks, a.Ports = append(a.Networks, b.Networks...), append(a.Ports, b.Ports...)
+	a.Pinholes, a.Policies = append(a.Pinholes, b.Pinholes...), append(a.Policies, b.Policies...)
+	a.Redirects, a.Tunnels = append(a.Redirects, b.Redirects...), append(a.Tunnels, b.Tunnels...)
+	return a
+}
+
+func (c *Controller) applyTerms(ctx context.Context, changes []firewall.Change) error {
+	var real []firewall.Change
+	for _, ch := range changes {
+		if !equalJSON(ch.Have, ch.Want) {
+			real = append(real, ch)
+		}
+	}
+	if len(real) == 0 {
+		return nil
+	}
+	if c.wall == nil {
+		return fmt.Errorf("%w: ports and isolation need a firewall, and there is none", errdefs.ErrFailedPrecondition)
+	}
+	return c.wall.Apply(ctx, real)
+}
+
+func (c *Controller) applyLinks(ctx context.Context, m *member, have, want sandbox.Config) error {
+	_, err := c.host.Apply(ctx, endpointOwner(m.id), have, want)
+	return err
+}
+
+// applyInside makes the inside of the sandbox match. One that is ours and on its way out is not tidied: it goes as a whole.
+func (c *Controller) applyInside(ctx context.Context, v *content, before map[endpoint.ID]netdriver.Plan, look bool) error {
+	if !v.enterable() || v.gone || v.sandbox.Deleting && v.ours() || len(v.members) == 0 {
+		return nil
+	}
+	held := map[string]sandbox.Attachment{}
+	for _, m := range v.members {
+		if a := before[m.id].Attachment; !look && a != nil {
+			held[string(m.id)] = *a
+		}
+		if look && m.held.Plan.Attachment != nil {
+			held[string(m.id)] = *m.held.Plan.Attachment
+		}
+	}
+	was, err := sandbox.Merge(held)
+	if err != nil {
+		return fmt.Errorf("merge what the sandbox holds: %w", err)
+	}
+	ns, err := c.namespace(ctx, v.sandbox)
+	if err != nil {
+		return err
+	}
+	defer c.done(v.sandbox, ns)
+	have, want := was.Config, v.merged.Config
+	if look {
+		seen, err := ns.Observe(ctx)
+		if err != nil {
+			return fmt.Errorf("observe sandbox %s: %w", shortID(string(v.id)), err)
+		}
+		have = seen[""].Within(union(have, want))
+	}
+	_, err = ns.Apply(ctx, sandboxOwner(v.id), have, want)
+	return err
+}
+
+// union names all that either config names.
+func union(a, b sandbox.Config) sandbox.Config {
+	return sandbox.Config{Links: append(a.Links[:len(a.Links):len(a.Links)], b.Links...),
+		Routes: append(a.Routes[:len(a.Routes):len(a.Routes)], b.Routes...),
+		Rules:  append(a.Rules[:len(a.Rules):len(a.Rules)], b.Rules...)}
+}
+
+// settle strikes out what is gone, and tells. Addresses are free only when no record has them any more.
+func (c *Controller) settle(ctx context.Context, v *content) error {
+	const atOnce = 3
+	var left []*member
+	var freed []withdrawal
+	for _, m := range v.members {
+		if !m.remains(v) {
+			left = append(left, m)
+			if m.doomed(v) && !m.info.Spec.Leased {
+				freed = append(freed, withdrawal{m.network, m.info.Addresses})
+			}
+		}
+	}
+	last := v.sandbox.Deleting
+	if last && v.ours() {
+		if err := c.removeNamespace(ctx, v.sandbox); err != nil {
+			return err
+		}
+	}
+	for len(left) > 0 || last {
+		now := left[:min(atOnce, len(left))]
+		left = left[len(now):]
+		ending := last && len(left) == 0
+		err := c.o.Run.Update(ctx, func(tx datastore.Tx) error { return strike(tx, v, now, ending) })
+		if err != nil {
+			return fmt.Errorf("record what is gone: %w", err)
+		}
+		last = last && !ending
+	}
+	c.withdraw(freed...)
+	for _, f := range freed {
+		if err := c.lower(ctx, f.network); err != nil {
+			c.mender.later(networkOwner(f.network.ID), err)
+		}
+	}
+	c.tell(v)
+	return nil
+}
+
+// strike removes the records of members that left and, when it is ending, of the sandbox.
+func strike(tx datastore.Tx, v *content, left []*member, ending bool) error {
+	var errs []error
+	for _, m := range left {
+		errs = append(errs, memberTable(v.id).Delete(tx, string(m.id)), heldTable().Delete(tx, endpointOwner(m.id)))
+		switch {
+		case m.doomed(v):
+			errs = append(errs, endpointTable(m.on).Delete(tx, string(m.id)),
+				endpointNames(m.on).free(tx, m.info.Spec.Name, string(m.id)))
+		case m.info.ID != "" && m.info.Sandbox == v.id:
+			m.info.Sandbox, m.info.Nonce = "", ""
+			errs = append(errs, endpointTable(m.on).Put(tx, string(m.id), m.info))
+		}
+	}
+	if ending {
+		errs = append(errs, sandboxTable().Delete(tx, string(v.id)), sandboxNames.free(tx, v.sandbox.Spec.Name, string(v.id)))
+		if donor := v.sandbox.Spec.Namespace.Share; donor != "" {
+			errs = append(errs, sharers(donor).Delete(tx, string(v.id)))
+		} else if v.sandbox.Key != "" {
+			errs = append(errs, namespaceCookies.free(tx, cookieName(v.sandbox.Cookie), string(v.id)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// tell says who came and who left.
+func (c *Controller) tell(v *content) {
+	for _, m := range v.members {
+		attrs := []string{"container", string(v.id), "name", m.network.Name, "type", m.network.Driver, "endpoint", string(m.id)}
+		if m.fresh && m.remains(v) {
+			c.events.tell("network", "connect", string(m.on), attrs...)
+		}
+		if !m.remains(v) {
+			c.events.tell("network", "disconnect", string(m.on), attrs...)
+		}
+		if m.doomed(v) {
+			c.events.tell("endpoint", "destroy", string(m.id), "name", m.info.Spec.Name, "network", string(m.on))
+		}
+	}
+}
+
+// afterwards is a context for cleaning up after a call whose own may be over.
+func afterwards(ctx context.Context) (context.Context, context.CancelFunc) {
+	const enough = 30 * time.Second
+	return context.WithTimeout(context.WithoutCancel(ctx), enough)
+}

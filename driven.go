@@ -1,0 +1,113 @@
+package sealane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/sealane/sealane/datastore"
+	"github.com/sealane/sealane/endpoint"
+	"github.com/sealane/sealane/netdriver"
+)
+
+// drive makes a driver that acts hold what an endpoint's record wants of it: converge, for what is not in our kernel. The wish is in the
+// root store before each call and is struck out after it, so that a call whose answer was lost is repeated or undone. The caller holds the
+// endpoint, and no sandbox. It returns what the driver chose.
+func (c *Controller) drive(ctx context.Context, d netdriver.Driver, n netdriver.Network, e endpoint.Info) (netdriver.Interface, error) {
+	done := c.locks.calling(networkOwner(n.ID), endpointOwner(e.ID))
+	defer done()
+	h, _, err := c.drivenRecord(ctx, endpointOwner(e.ID))
+	if err != nil {
+		return netdriver.Interface{}, err
+	}
+	if e.Deleting {
+		return netdriver.Interface{}, c.undrive(ctx, d, h)
+	}
+	var chosen netdriver.Interface
+	if h.Owner == "" {
+		h = netdriver.Held{Owner: endpointOwner(e.ID), Driver: n.Driver, Network: n, Endpoint: e}
+		h.Endpoint.Sandbox = ""
+		if chosen, err = c.driveCreate(ctx, d, h); err != nil {
+			return chosen, err
+		}
+	}
+	switch {
+	case e.Sandbox == "" && h.Endpoint.Sandbox != "":
+		return chosen, c.driveLeave(ctx, d, h)
+	case e.Sandbox != "" && (h.Endpoint.Sandbox != e.Sandbox || !h.Answered):
+		h.Endpoint = e
+		return chosen, c.driveJoin(ctx, d, h)
+	}
+	return chosen, nil
+}
+
+func (c *Controller) drivenRecord(ctx context.Context, owner string) (h netdriver.Held, found bool, err error) {
+	err = c.o.Root.View(ctx, func(tx datastore.Tx) (err error) {
+		h, found, err = maybe(drivenTable().Get(tx, owner))
+		return err
+	})
+	return h, found, err
+}
+
+func (c *Controller) putDriven(ctx context.Context, h netdriver.Held) error {
+	return c.o.Root.Update(ctx, func(tx datastore.Tx) error { return drivenTable().Put(tx, h.Owner, h) })
+}
+
+// renounce gives up on what a driver that does not answer still holds for an owner.
+func (c *Controller) renounce(ctx context.Context, owner string) error {
+	return c.o.Root.Update(ctx, func(tx datastore.Tx) error { return drivenTable().Delete(tx, owner) })
+}
+
+func (c *Controller) driveCreate(ctx context.Context, d netdriver.Driver, h netdriver.Held) (netdriver.Interface, error) {
+	in, err := c.input(ctx, h.Network, false)
+	if err != nil {
+		return netdriver.Interface{}, err
+	}
+	if err := c.putDriven(ctx, h); err != nil {
+		return netdriver.Interface{}, err
+	}
+	chosen, err := d.CreateEndpoint(ctx, in, h.Endpoint)
+	if err != nil {
+		return chosen, fmt.Errorf("driver %s: create endpoint: %w", h.Driver, err)
+	}
+	return chosen, nil
+}
+
+func (c *Controller) driveJoin(ctx context.Context, d netdriver.Driver, h netdriver.Held) error {
+	in, err := c.input(ctx, h.Network, false)
+	if err != nil {
+		return err
+	}
+	h.Plan, h.Answered = netdriver.Plan{}, false
+	if err := c.putDriven(ctx, h); err != nil {
+		return err
+	}
+	if h.Plan, err = d.Join(ctx, in, h.Endpoint); err != nil {
+		return fmt.Errorf("driver %s: join: %w", h.Driver, err)
+	}
+	h.Answered = true
+	return c.putDriven(ctx, h)
+}
+
+func (c *Controller) driveLeave(ctx context.Context, d netdriver.Driver, h netdriver.Held) error {
+	if err := d.Leave(ctx, h.Network, h.Endpoint); err != nil {
+		return fmt.Errorf("driver %s: leave: %w", h.Driver, err)
+	}
+	h.Endpoint.Sandbox, h.Plan, h.Answered = "", netdriver.Plan{}, false
+	return c.putDriven(ctx, h)
+}
+
+// undrive undoes what is held with what Held itself says: the records that caused it may be gone.
+func (c *Controller) undrive(ctx context.Context, d netdriver.Driver, h netdriver.Held) error {
+	if h.Owner == "" {
+		return nil
+	}
+	var left error
+	if h.Endpoint.Sandbox != "" {
+		left = d.Leave(ctx, h.Network, h.Endpoint)
+	}
+	if err := errors.Join(left, d.DeleteEndpoint(ctx, h.Network, h.Endpoint)); err != nil {
+		return fmt.Errorf("driver %s: delete endpoint: %w", h.Driver, err)
+	}
+	return c.renounce(ctx, h.Owner)
+}

@@ -1,0 +1,620 @@
+package sealane
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/sealane/sealane/datastore"
+	"github.com/sealane/sealane/endpoint"
+	"github.com/sealane/sealane/netdriver"
+	"github.com/sealane/sealane/sandbox"
+)
+
+// endpointHandle names the record of an endpoint.
+type endpointHandle struct {
+	c  *Controller
+	on endpoint.NetworkID
+	id endpoint.ID
+}
+
+func (e *endpointHandle) ID() endpoint.ID { return e.id }
+
+func (e *endpointHandle) Info(ctx context.Context) (endpoint.Info, error) {
+	info, err := view(ctx, e.c.o.Run, func(tx datastore.Tx) (endpoint.Info, error) {
+		return endpointTable(e.on).Get(tx, string(e.id))
+	})
+	if err != nil {
+		return info, fmt.Errorf("endpoint %s: %w", shortID(string(e.id)), err)
+	}
+	info.Problem = e.c.mender.problem(endpointOwner(e.id))
+	return info, nil
+}
+
+// CreateEndpoint makes an endpoint with its addresses. AlreadyExists names the id of the endpoint that has the name or the id.
+func (n *network) CreateEndpoint(ctx context.Context, s endpoint.Spec) (endpoint.Endpoint, error) {
+	if s.ID == "" {
+		s.ID = endpoint.ID(newID())
+	}
+	if s.Name == "" {
+		s.Name = shortID(string(s.ID))
+	}
+	if err := n.c.createEndpoint(ctx, n.id, s); err != nil {
+		return nil, fmt.Errorf("create endpoint %.80q: %w", s.Name, err)
+	}
+	n.c.events.tell("endpoint", "create", string(s.ID), "name", s.Name, "network", string(n.id))
+	return &endpointHandle{n.c, n.id, s.ID}, nil
+}
+
+func (c *Controller) createEndpoint(ctx context.Context, on endpoint.NetworkID, s endpoint.Spec) error {
+	if err := checkEndpoint(s); err != nil {
+		return err
+	}
+	unlock, err := c.hold(ctx, on, s.ID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	n, err := c.networkRecord(ctx, on)
+	if err != nil {
+		return fmt.Errorf("network %s: %w", shortID(string(on)), err)
+	}
+	if n.Deleting {
+		return fmt.Errorf("network %s: %w: it is being deleted", n.Name, errdefs.ErrFailedPrecondition)
+	}
+	if err := c.endpointIsNew(ctx, n, s); err != nil {
+		return err
+	}
+	e := endpoint.Info{ID: s.ID, Spec: s, Network: on, MAC: s.MAC}
+	if e.Addresses, err = c.requestAddresses(ctx, n, s); err == nil {
+		err = c.establishEndpoint(ctx, n, &e)
+	}
+	if err != nil {
+		c.abandonEndpoint(ctx, n, e)
+	}
+	return err
+}
+
+// hold takes an endpoint exclusively and its network shared.
+func (c *Controller) hold(ctx context.Context, on endpoint.NetworkID, id endpoint.ID) (unlock func(), err error) {
+	leave, err := c.locks.shared(ctx, networkOwner(on))
+	if err != nil {
+		return nil, err
+	}
+	release, err := c.locks.exclusive(ctx, endpointOwner(id))
+	if err != nil {
+		leave()
+		return nil, err
+	}
+	return func() { release(); leave() }, nil
+}
+
+// endpointIsNew finds out early that a name or id is taken; establishEndpoint decides. What is on its way out is helped on first.
+func (c *Controller) endpointIsNew(ctx context.Context, n netdriver.Network, s endpoint.Spec) error {
+	old, err := view(ctx, c.o.Run, func(tx datastore.Tx) (*endpoint.Info, error) { return findEndpoint(tx, n.ID, s) })
+	if err != nil || old == nil {
+		return err
+	}
+	if old.Deleting && old.ID == s.ID {
+		return c.deleteEndpoint(ctx, n, *old)
+	}
+	return endpointTaken(s, *old)
+}
+
+func findEndpoint(tx datastore.Tx, on endpoint.NetworkID, s endpoint.Spec) (*endpoint.Info, error) {
+	named, err := endpointNames(on).get(tx, s.Name)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range []string{string(s.ID), named} {
+		if id == "" {
+			continue
+		}
+		if old, found, err := maybe(endpointTable(on).Get(tx, id)); err != nil || found {
+			return &old, err
+		}
+	}
+	return nil, nil
+}
+
+func endpointTaken(s endpoint.Spec, by endpoint.Info) error {
+	if s.Name == by.Spec.Name {
+		return fmt.Errorf("%w: the name is taken by endpoint %s", errdefs.ErrAlreadyExists, by.ID)
+	}
+	return fmt.Errorf("%w: the id is taken by endpoint %s (%s)", errdefs.ErrAlreadyExists, by.ID, by.Spec.Name)
+}
+
+// establishEndpoint records an endpoint. A driver that computes is asked before, so that a bad option has no effect; one that acts, after.
+func (c *Controller) establishEndpoint(ctx context.Context, n netdriver.Network, e *endpoint.Info) error {
+	d, err := c.driver(ctx, n.Driver)
+	if err != nil {
+		return err
+	}
+	if e.MAC == nil {
+		e.MAC = derivedMAC(e.Addresses)
+	}
+	pure := computes(ctx, d)
+	if pure {
+		in, err := c.input(ctx, n, false)
+		if err != nil {
+			return err
+		}
+		chosen, err := d.CreateEndpoint(ctx, in, *e)
+		if err != nil {
+			return err
+		}
+		accept(e, chosen)
+	}
+	if err := c.o.Run.Update(ctx, func(tx datastore.Tx) error { return enter(tx, e) }); err != nil {
+		return err
+	}
+	if !pure {
+		chosen, err := c.drive(ctx, d, n, *e)
+		if err != nil {
+			return err
+		}
+		if accept(e, chosen) {
+			if err := c.putEndpoint(ctx, *e); err != nil {
+				return err
+			}
+		}
+	}
+	return c.raise(ctx, n)
+}
+
+// accept takes over what a driver chose; true when that is something.
+func accept(e *endpoint.Info, chosen netdriver.Interface) bool {
+	if len(chosen.Addresses) > 0 {
+		e.Addresses = chosen.Addresses
+	}
+	if chosen.MAC != nil {
+		e.MAC = chosen.MAC
+	}
+	return len(chosen.Addresses) > 0 || chosen.MAC != nil
+}
+
+// enter writes a new endpoint and claims its name.
+func enter(tx datastore.Tx, e *endpoint.Info) error {
+	old, found, err := maybe(endpointTable(e.Network).Get(tx, string(e.ID)))
+	if err != nil {
+		return err
+	}
+	if found && !equalJSON(old, *e) {
+		return endpointTaken(e.Spec, old)
+	}
+	if err := endpointNames(e.Network).claim(tx, e.Spec.Name, string(e.ID)); err != nil {
+		return err
+	}
+	if e.Announce, err = lastSeen(tx, e); err != nil {
+		return err
+	}
+	return endpointTable(e.Network).Put(tx, string(e.ID), *e)
+}
+
+// lastSeen remembers which addresses are out with a MAC that is not derived from them, and says whether neighbours may know e's with
+// another: then they must be told.
+func lastSeen(tx datastore.Tx, e *endpoint.Info) (announce bool, err error) {
+	own := e.MAC != nil && !bytes.Equal(e.MAC, derivedMAC(e.Addresses))
+	for _, p := range e.Addresses {
+		key := datastore.Key("mac", string(e.Network), p.Addr().String())
+		_, odd, err := maybe(tx.Get(key))
+		switch {
+		case err != nil:
+		case own:
+			err = tx.Put(key, e.MAC)
+		case odd:
+			err = tx.Delete(key)
+		}
+		if err != nil {
+			return false, err
+		}
+		announce = announce || own || odd
+	}
+	return announce, nil
+}
+
+// abandonEndpoint takes back what createEndpoint came to.
+func (c *Controller) abandonEndpoint(ctx context.Context, n netdriver.Network, e endpoint.Info) {
+	ctx, cancel := afterwards(ctx)
+	defer cancel()
+	old, err := view(ctx, c.o.Run, func(tx datastore.Tx) (endpoint.Info, error) {
+		return endpointTable(n.ID).Get(tx, string(e.ID))
+	})
+	if errdefs.IsNotFound(err) {
+		if !e.Spec.Leased {
+			c.withdraw(withdrawal{n, e.Addresses})
+		}
+		return
+	}
+	if err == nil {
+		err = c.deleteEndpoint(ctx, n, old)
+	}
+	if err != nil {
+		c.mender.later(endpointOwner(e.ID), err)
+	}
+}
+
+func (c *Controller) putEndpoint(ctx context.Context, e endpoint.Info) error {
+	return c.o.Run.Update(ctx, func(tx datastore.Tx) error { return endpointTable(e.Network).Put(tx, string(e.ID), e) })
+}
+
+// checkEndpoint refuses what no driver need be asked about.
+func checkEndpoint(s endpoint.Spec) error {
+	errs := []error{checkName(s.Name), checkID(string(s.ID))}
+	bad := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%w: "+format, append([]any{errdefs.ErrInvalidArgument}, args...)...))
+	}
+	for _, alias := range append(slices.Collect(maps.Keys(s.Links)), s.Aliases...) {
+		errs = append(errs, checkName(alias))
+	}
+	if s.MAC != nil && (len(s.MAC) != 6 || s.MAC[0]&1 != 0 || bytes.Equal(s.MAC, make(net.HardwareAddr, 6))) {
+		bad("MAC address %s is not one of a single interface", s.MAC)
+	}
+	if s.Interface != "" && !validLink(s.Interface) {
+		bad("interface name %.80q: 1 to 15 bytes without '/', ':' or blanks, not \".\" or \"..\"", s.Interface)
+	}
+	for _, p := range s.LinkLocal {
+		if !p.Addr().IsLinkLocalUnicast() {
+			bad("address %s is not link-local", p.Addr())
+		}
+	}
+	for _, b := range append(slices.Clone(s.Publish), s.Exposed...) {
+		if err := b.Check(); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func validLink(name string) bool {
+	const longest = 15
+	return name != "" && len(name) <= longest && name != "." && name != ".." && !strings.ContainsAny(name, "/: \t\n\v\f\r")
+}
+
+// Join puts the endpoint into a sandbox.
+func (e *endpointHandle) Join(ctx context.Context, sb sandbox.Sandbox) error {
+	if sb == nil {
+		return fmt.Errorf("join: %w: no sandbox given", errdefs.ErrInvalidArgument)
+	}
+	if err := e.join(ctx, sb.ID()); err != nil {
+		return fmt.Errorf("join endpoint %s to sandbox %s: %w", shortID(string(e.id)), shortID(string(sb.ID())), err)
+	}
+	return nil
+}
+
+func (e *endpointHandle) join(ctx context.Context, into sandbox.ID) error {
+	unlock, err := e.c.hold(ctx, e.on, e.id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	info, n, err := e.records(ctx)
+	if err != nil {
+		return err
+	}
+	switch info.Sandbox {
+	case into:
+		return e.c.converge(ctx, into, nil, nil)
+	case "":
+	default:
+		return fmt.Errorf("%w: it is in sandbox %s; make it leave first", errdefs.ErrFailedPrecondition, info.Sandbox)
+	}
+	if err := e.finishLeaving(ctx); err != nil {
+		return err
+	}
+	s, err := e.c.sandboxRecord(ctx, into)
+	if err != nil {
+		return err
+	}
+	if err := canJoin(n, s); err != nil {
+		return err
+	}
+	info.Sandbox, info.Nonce = into, randomHex(6)
+	if err = e.enterSandbox(ctx, n, info, s); err != nil {
+		e.takeBack(ctx, n, info)
+	}
+	return err
+}
+
+// enterSandbox asks the driver that acts, and converges the sandbox with the endpoint in it.
+func (e *endpointHandle) enterSandbox(ctx context.Context, n netdriver.Network, info endpoint.Info, s sandbox.Info) error {
+	driven, err := e.c.driveInto(ctx, n, info, s)
+	if err != nil {
+		return err
+	}
+	return e.c.converge(ctx, s.ID, func(v *content) error {
+		if !v.known || v.sandbox.Deleting {
+			return fmt.Errorf("%w: the sandbox is being deleted", errdefs.ErrFailedPrecondition)
+		}
+		m := v.add(info, n)
+		m.dirty, m.driven = true, driven
+		return nil
+	}, nil)
+}
+
+// driveInto has a driver that acts join an endpoint to a sandbox that is there; others and later sandboxes need nothing.
+func (c *Controller) driveInto(ctx context.Context, n netdriver.Network, info endpoint.Info, s sandbox.Info) (netdriver.Held, error) {
+	d, err := c.driver(ctx, n.Driver)
+	if err != nil {
+		return netdriver.Held{}, err
+	}
+	if computes(ctx, d) || !(&content{sandbox: s}).placed() {
+		return netdriver.Held{}, nil
+	}
+	info.Key = s.Key
+	if _, err := c.drive(ctx, d, n, info); err != nil {
+		return netdriver.Held{}, err
+	}
+	h, _, err := c.drivenRecord(ctx, endpointOwner(info.ID))
+	return h, err
+}
+
+// canJoin says which networks a kind of sandbox takes.
+func canJoin(n netdriver.Network, s sandbox.Info) error {
+	o := s.Spec.Namespace
+	switch {
+	case n.Deleting:
+		return fmt.Errorf("%w: network %s is being deleted", errdefs.ErrFailedPrecondition, n.Name)
+	case o.Share != "":
+		return fmt.Errorf("%w: it shares the networks of sandbox %s and has none of its own", errdefs.ErrInvalidArgument, o.Share)
+	case o.Host && n.Driver != "host":
+		return fmt.Errorf("%w: a sandbox in the host's namespace joins networks of the driver host only, not %s", errdefs.ErrInvalidArgument, n.Name)
+	case !o.Host && n.Driver == "host":
+		return fmt.Errorf("%w: network %s is the host's own: only a sandbox in the host's namespace joins it", errdefs.ErrInvalidArgument, n.Name)
+	}
+	return nil
+}
+
+// takeBack makes nothing joined after a Join that failed. The caller's context may be over.
+func (e *endpointHandle) takeBack(ctx context.Context, n netdriver.Network, info endpoint.Info) {
+	ctx, cancel := afterwards(ctx)
+	defer cancel()
+	if err := e.exit(ctx, n, info); err != nil {
+		e.c.mender.later(sandboxOwner(info.Sandbox), err)
+	}
+}
+
+// exit converges the sandbox without the endpoint, and has a driver that acts let go of it.
+func (e *endpointHandle) exit(ctx context.Context, n netdriver.Network, info endpoint.Info) error {
+	err := e.c.converge(ctx, info.Sandbox, func(v *content) error {
+		if m := v.member(e.id); m != nil {
+			m.info.Sandbox, m.info.Nonce, m.dirty = "", "", true
+		}
+		return nil
+	}, nil)
+	if err != nil {
+		return err
+	}
+	d, err := e.c.driver(ctx, n.Driver)
+	if err != nil || computes(ctx, d) {
+		return err
+	}
+	info.Sandbox = ""
+	_, err = e.c.drive(ctx, d, n, info)
+	return err
+}
+
+// records reads the endpoint and its network.
+func (e *endpointHandle) records(ctx context.Context) (info endpoint.Info, n netdriver.Network, err error) {
+	if info, err = e.Info(ctx); err != nil {
+		return info, n, err
+	}
+	if info.Deleting {
+		return info, n, fmt.Errorf("%w: it is being deleted", errdefs.ErrFailedPrecondition)
+	}
+	n, err = e.c.networkRecord(ctx, e.on)
+	return info, n, err
+}
+
+// Leave takes the endpoint out of its sandbox.
+func (e *endpointHandle) Leave(ctx context.Context) error {
+	if err := e.leave(ctx); err != nil {
+		return fmt.Errorf("leave endpoint %s: %w", shortID(string(e.id)), err)
+	}
+	return nil
+}
+
+func (e *endpointHandle) leave(ctx context.Context) error {
+	unlock, err := e.c.hold(ctx, e.on, e.id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	info, n, err := e.records(ctx)
+	if err != nil {
+		return err
+	}
+	if info.Sandbox != "" {
+		return e.exit(ctx, n, info)
+	}
+	pending, err := e.heldIn(ctx)
+	if err != nil {
+		return err
+	}
+	if pending == "" {
+		return fmt.Errorf("%w: it is in no sandbox", errdefs.ErrFailedPrecondition)
+	}
+	return e.finishLeaving(ctx)
+}
+
+// heldIn is the sandbox in which something of an endpoint may be though it is not wanted there any more.
+func (e *endpointHandle) heldIn(ctx context.Context) (sandbox.ID, error) {
+	held, err := view(ctx, e.c.o.Run, func(tx datastore.Tx) (netdriver.Held, error) {
+		h, _, err := maybe(heldTable().Get(tx, endpointOwner(e.id)))
+		return h, err
+	})
+	return held.Sandbox, err
+}
+
+// finishLeaving ends a Leave that failed before.
+func (e *endpointHandle) finishLeaving(ctx context.Context) error {
+	pending, err := e.heldIn(ctx)
+	if err != nil || pending == "" {
+		return err
+	}
+	e.c.mender.doubt(sandboxOwner(pending))
+	return e.c.converge(ctx, pending, nil, nil)
+}
+
+// Delete removes the endpoint.
+func (e *endpointHandle) Delete(ctx context.Context) error { return e.delete(ctx, false) }
+
+// Forget removes the endpoint, joined or not.
+func (e *endpointHandle) Forget(ctx context.Context) error { return e.delete(ctx, true) }
+
+func (e *endpointHandle) delete(ctx context.Context, force bool) error {
+	unlock, err := e.c.hold(ctx, e.on, e.id)
+	if err != nil {
+		return fmt.Errorf("delete endpoint: %w", err)
+	}
+	defer unlock()
+	info, err := e.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("delete: %w", err)
+	}
+	n, err := e.c.networkRecord(ctx, e.on)
+	if err == nil || errdefs.IsNotFound(err) {
+		err = e.remove(ctx, n, info, force)
+	}
+	if err != nil {
+		return fmt.Errorf("delete endpoint %s: %w", info.Spec.Name, err)
+	}
+	e.c.events.tell("endpoint", "destroy", string(e.id), "name", info.Spec.Name, "network", string(e.on))
+	return nil
+}
+
+func (e *endpointHandle) remove(ctx context.Context, n netdriver.Network, info endpoint.Info, force bool) error {
+	if info.Sandbox != "" && !force {
+		return fmt.Errorf("%w: it is in sandbox %s; make it leave first", errdefs.ErrFailedPrecondition, info.Sandbox)
+	}
+	if force {
+		if err := e.c.renounce(ctx, endpointOwner(e.id)); err != nil {
+			return err
+		}
+	}
+	if info.Sandbox != "" {
+		if err := e.exit(ctx, n, info); err != nil {
+			return err
+		}
+		info.Sandbox, info.Nonce = "", ""
+	} else if err := e.finishLeaving(ctx); err != nil {
+		return err
+	}
+	return e.c.deleteEndpoint(ctx, n, info)
+}
+
+// deleteEndpoint lets go of an endpoint that is in no sandbox: its driver's part, its records, its addresses. The caller holds it.
+func (c *Controller) deleteEndpoint(ctx context.Context, n netdriver.Network, e endpoint.Info) error {
+	if h, found, err := c.drivenRecord(ctx, endpointOwner(e.ID)); err != nil {
+		return err
+	} else if found {
+		e.Deleting = true
+		if err := c.putEndpoint(ctx, e); err != nil {
+			return err
+		}
+		d, err := c.driver(ctx, h.Driver)
+		if err != nil {
+			return err
+		}
+		if _, err := c.drive(ctx, d, h.Network, e); err != nil {
+			return err
+		}
+	}
+	err := c.o.Run.Update(ctx, func(tx datastore.Tx) error {
+		return errors.Join(endpointTable(e.Network).Delete(tx, string(e.ID)), endpointNames(e.Network).free(tx, e.Spec.Name, string(e.ID)))
+	})
+	if err != nil {
+		return err
+	}
+	if !e.Spec.Leased && n.ID != "" {
+		c.withdraw(withdrawal{n, e.Addresses})
+	}
+	return c.lower(ctx, n)
+}
+
+// Update changes ports, aliases, rates or the gateway role.
+func (e *endpointHandle) Update(ctx context.Context, change func(*endpoint.Spec) error) error {
+	if err := e.update(ctx, change); err != nil {
+		return fmt.Errorf("update endpoint %s: %w", shortID(string(e.id)), err)
+	}
+	return nil
+}
+
+func (e *endpointHandle) update(ctx context.Context, change func(*endpoint.Spec) error) error {
+	unlock, err := e.c.hold(ctx, e.on, e.id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	info, n, err := e.records(ctx)
+	if err != nil {
+		return err
+	}
+	from, to := info.Spec, info.Spec.Clone()
+	if err := change(&to); err != nil {
+		return err
+	}
+	if err := checkUpdate(from, to); err != nil {
+		return err
+	}
+	if info.Sandbox == "" {
+		info.Spec = to
+		return e.putUnjoined(ctx, n, info)
+	}
+	set := func(s endpoint.Spec) func(*content) error {
+		return func(v *content) error {
+			if m := v.member(e.id); m != nil {
+				m.info.Spec, m.dirty = s, true
+			}
+			return nil
+		}
+	}
+	if err = e.c.converge(ctx, info.Sandbox, set(to), nil); err != nil {
+		ctx, cancel := afterwards(ctx)
+		defer cancel()
+		if back := e.c.converge(ctx, info.Sandbox, set(from), nil); back != nil {
+			e.c.mender.later(sandboxOwner(info.Sandbox), back)
+		}
+	}
+	return err
+}
+
+// putUnjoined writes a changed endpoint after its driver has found nothing wrong with it.
+func (e *endpointHandle) putUnjoined(ctx context.Context, n netdriver.Network, info endpoint.Info) error {
+	d, err := e.c.driver(ctx, n.Driver)
+	if err != nil {
+		return err
+	}
+	if computes(ctx, d) {
+		in, err := e.c.input(ctx, n, false)
+		if err != nil {
+			return err
+		}
+		if _, err := d.CreateEndpoint(ctx, in, info); err != nil {
+			return err
+		}
+	}
+	return e.c.putEndpoint(ctx, info)
+}
+
+// checkUpdate refuses a change of what cannot change while the endpoint lives.
+func checkUpdate(from, to endpoint.Spec) error {
+	if err := checkEndpoint(to); err != nil {
+		return err
+	}
+	fixed := to.Clone()
+	fixed.Publish, fixed.PublishAll, fixed.Exposed = from.Publish, from.PublishAll, from.Exposed
+	fixed.Aliases, fixed.Links, fixed.Labels = from.Aliases, from.Links, from.Labels
+	fixed.Ingress, fixed.Egress, fixed.Gateway, fixed.Priority = from.Ingress, from.Egress, from.Gateway, from.Priority
+	if !equalJSON(fixed, from) {
+		return fmt.Errorf("%w: name, addresses, MAC, interface, sysctls and options stay as they were made; make another endpoint",
+			errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}

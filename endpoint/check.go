@@ -1,0 +1,37 @@
+package endpoint
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/sealane/sealane/firewall"
+)
+
+// Clone is a copy that shares nothing with s.
+func (s Spec) Clone() Spec {
+	s.Aliases, s.Links = slices.Clone(s.Aliases), maps.Clone(s.Links)
+	s.Addresses, s.LinkLocal, s.MAC = slices.Clone(s.Addresses), slices.Clone(s.LinkLocal), slices.Clone(s.MAC)
+	s.Publish, s.Exposed = slices.Clone(s.Publish), slices.Clone(s.Exposed)
+	s.Sysctls, s.Labels, s.Options = maps.Clone(s.Sysctls), maps.Clone(s.Labels), maps.Clone(s.Options)
+	return s
+}
+
+// Check refuses, as InvalidArgument, a binding that ParsePort would not make: no protocol, no container port, ranges that do not fit.
+func (b PortBinding) Check() error {
+	why := b.checkLengths()
+	switch {
+	case b.Proto != firewall.TCP && b.Proto != firewall.UDP && b.Proto != firewall.SCTP:
+		why = fmt.Errorf("protocol %d is none of tcp, udp, sctp", b.Proto)
+	case b.Ports.First == 0 || b.Ports.Last < b.Ports.First:
+		why = fmt.Errorf("container ports are 1 to 65535, the first not after the last")
+	case b.HostPorts.Last < b.HostPorts.First || b.HostPorts.First == 0 && b.HostPorts.Last != 0:
+		why = fmt.Errorf("host ports are 1 to 65535, the first not after the last, or none")
+	}
+	if why != nil {
+		return fmt.Errorf("port %s: %w: %w", b, why, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}

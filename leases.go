@@ -1,0 +1,208 @@
+package sealane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/containerd/errdefs"
+	"github.com/sealane/sealane/datastore"
+	"github.com/sealane/sealane/ipam"
+	"github.com/sealane/sealane/netdriver"
+)
+
+// pool is the record of a pool that a front end asked for, in the root store.
+type pool struct {
+	Driver  string
+	Request ipam.PoolRequest
+	Pool    ipam.Pool
+	Network string // that has taken it over; "" none
+	Freed   bool   // released by the front end while a network has it: it goes with the network
+}
+
+func poolTable(driver string) datastore.Table[pool] {
+	return datastore.Table[pool]{Dir: datastore.Key("pool", driver)}
+}
+
+func leaseTable(driver string, id ipam.PoolID) datastore.Table[ipam.Lease] {
+	return datastore.Table[ipam.Lease]{Dir: datastore.Key("lease", driver, string(id))}
+}
+
+// IPAM is the named driver with its pools and addresses recorded: what front ends that address for themselves use.
+func (c *Controller) IPAM(name string) (ipam.Driver, error) {
+	if name == "" {
+		name = defaultIPAM
+	}
+	if _, err := c.ipamDriver(context.Background(), name); err != nil {
+		return nil, err
+	}
+	return &recordedIPAM{c, name}, nil
+}
+
+// recordedIPAM writes down what it hands on, after it was given and before it is given back, so that a lost answer is asked for again.
+type recordedIPAM struct {
+	c    *Controller
+	name string
+}
+
+func (r *recordedIPAM) Capability(ctx context.Context) (ipam.Capability, error) {
+	d, err := r.c.ipamDriver(ctx, r.name)
+	if err != nil {
+		return ipam.Capability{}, err
+	}
+	return d.Capability(ctx)
+}
+
+func (r *recordedIPAM) RequestPool(ctx context.Context, q ipam.PoolRequest) (ipam.Pool, error) {
+	d, err := r.c.ipamDriver(ctx, r.name)
+	if err != nil {
+		return ipam.Pool{}, err
+	}
+	p, err := d.RequestPool(ctx, q)
+	if err != nil {
+		return p, err
+	}
+	q.Subnet = p.Subnet // a replay asks for this one
+	return p, r.c.o.Root.Update(ctx, func(tx datastore.Tx) error {
+		return poolTable(r.name).Put(tx, string(p.ID), pool{Driver: r.name, Request: q, Pool: p})
+	})
+}
+
+func (r *recordedIPAM) ReleasePool(ctx context.Context, id ipam.PoolID) error {
+	d, err := r.c.ipamDriver(ctx, r.name)
+	if err != nil {
+		return err
+	}
+	taken := false
+	err = r.c.o.Root.Update(ctx, func(tx datastore.Tx) error {
+		p, found, err := maybe(poolTable(r.name).Get(tx, string(id)))
+		if err != nil || !found {
+			return err
+		}
+		if taken = p.Network != ""; taken {
+			p.Freed = true
+			return poolTable(r.name).Put(tx, string(id), p)
+		}
+		return poolTable(r.name).Delete(tx, string(id))
+	})
+	if err != nil || taken {
+		return err
+	}
+	return d.ReleasePool(ctx, id)
+}
+
+func (r *recordedIPAM) RequestAddress(ctx context.Context, q ipam.AddressRequest) (ipam.Address, error) {
+	d, err := r.c.ipamDriver(ctx, r.name)
+	if err != nil {
+		return ipam.Address{}, err
+	}
+	a, err := d.RequestAddress(ctx, q)
+	if err != nil {
+		return a, err
+	}
+	store, err := r.leases(ctx, d)
+	if err != nil {
+		return a, err
+	}
+	return a, store.Update(ctx, func(tx datastore.Tx) error {
+		lease := ipam.Lease{Driver: r.name, Pool: q.Pool, Address: a.Prefix, Owner: q.Owner}
+		return leaseTable(r.name, q.Pool).Put(tx, a.Prefix.Addr().String(), lease)
+	})
+}
+
+func (r *recordedIPAM) ReleaseAddress(ctx context.Context, id ipam.PoolID, a netip.Addr) error {
+	d, err := r.c.ipamDriver(ctx, r.name)
+	if err != nil {
+		return err
+	}
+	if err := d.ReleaseAddress(ctx, id, a); err != nil {
+		return err
+	}
+	store, err := r.leases(ctx, d)
+	if err != nil {
+		return err
+	}
+	return store.Update(ctx, func(tx datastore.Tx) error { return leaseTable(r.name, id).Delete(tx, a.String()) })
+}
+
+// leases is the store that lives as long as what the driver knows: a driver that forgets at restart has them in the run store, with the
+// endpoints.
+func (r *recordedIPAM) leases(ctx context.Context, d ipam.Driver) (datastore.Store, error) {
+	can, err := d.Capability(ctx)
+	if err != nil || !can.Replay {
+		return r.c.o.Root, err
+	}
+	return r.c.o.Run, nil
+}
+
+// adoptPool hands a pool that a front end asked for over to a network.
+func (c *Controller) adoptPool(ctx context.Context, n netdriver.Network, s SubnetSpec) (ipam.Pool, error) {
+	name := n.IPAM
+	if name == "" {
+		name = defaultIPAM
+	}
+	var p pool
+	err := c.o.Root.Update(ctx, func(tx datastore.Tx) (err error) {
+		if p, err = poolTable(name).Get(tx, string(s.Pool)); err != nil {
+			return err
+		}
+		if p.Network != "" && p.Network != string(n.ID) {
+			return fmt.Errorf("%w: network %s has it", errdefs.ErrAlreadyExists, p.Network)
+		}
+		p.Network = string(n.ID)
+		return poolTable(name).Put(tx, string(s.Pool), p)
+	})
+	if err != nil {
+		return ipam.Pool{}, fmt.Errorf("pool %s: %w", s.Pool, err)
+	}
+	return p.Pool, nil
+}
+
+// disownPool gives a network's pool back to the front end that asked for it; true when there is one that still wants it.
+func (c *Controller) disownPool(ctx context.Context, n netdriver.Network, id ipam.PoolID) (kept bool, err error) {
+	name := n.IPAM
+	if name == "" {
+		name = defaultIPAM
+	}
+	return kept, c.o.Root.Update(ctx, func(tx datastore.Tx) error {
+		kept = false
+		p, found, err := maybe(poolTable(name).Get(tx, string(id)))
+		if err != nil || !found || p.Network != string(n.ID) {
+			return err
+		}
+		if p.Freed {
+			return poolTable(name).Delete(tx, string(id))
+		}
+		kept, p.Network = true, ""
+		return poolTable(name).Put(tx, string(id), p)
+	})
+}
+
+// replayLeases asks again for what front ends were given, of drivers that forget at restart.
+func (c *Controller) replayLeases(ctx context.Context) error {
+	var errs []error
+	for name, d := range c.o.IPAM {
+		can, err := d.Capability(ctx)
+		if err != nil || !can.Replay {
+			continue
+		}
+		for p, err := range records(ctx, c.o.Root, poolTable(name)) {
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			if _, err := d.RequestPool(ctx, p.Request); err != nil {
+				errs = append(errs, fmt.Errorf("pool %s: %w", p.Pool.ID, err))
+				continue
+			}
+			for l, err := range records(ctx, c.o.Run, leaseTable(name, p.Pool.ID)) {
+				if err == nil {
+					_, err = d.RequestAddress(ctx, ipam.AddressRequest{Pool: l.Pool, Address: l.Address.Addr(), Owner: l.Owner})
+				}
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,280 @@
+package sealane
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sealane/sealane/endpoint"
+	"github.com/sealane/sealane/sandbox"
+)
+
+// mender remembers which owners are not as their records want them, and has one goroutine converge them again: soon after somebody else
+// changed the kernel, and with growing pauses while it fails.
+type mender struct {
+	mu       sync.Mutex        // guards what is below
+	problems map[string]string // by owner, why the last try failed
+	doubtful map[string]bool   // owners whose Held may not be what the kernel has
+	due      map[string]bool   // owners to converge; "" everything
+	wake     chan struct{}     // a token when due has grown
+}
+
+func newMender() *mender {
+	return &mender{problems: map[string]string{}, doubtful: map[string]bool{}, due: map[string]bool{}, wake: make(chan struct{}, 1)}
+}
+
+// doubt makes the next converge of an owner look at the kernel.
+func (m *mender) doubt(owner string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.doubtful[owner] = true
+}
+
+func (m *mender) doubts(owner string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.doubtful[owner]
+}
+
+// later has an owner converged in the background, and shows why.
+func (m *mender) later(owner string, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err != nil {
+		m.problems[owner] = err.Error()
+	}
+	m.doubtful[owner] = true
+	m.due[owner] = true
+	select {
+	case m.wake <- struct{}{}:
+	default: // it is awake
+	}
+}
+
+func (m *mender) problem(owner string) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.problems[owner]
+}
+
+// forget says that owners are as wanted.
+func (m *mender) forget(owners ...string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, o := range owners {
+		delete(m.problems, o)
+		delete(m.doubtful, o)
+		delete(m.due, o)
+	}
+}
+
+// settled forgets the troubles of a sandbox and its members.
+func (m *mender) settled(v *content) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.problems)+len(m.doubtful)+len(m.due) == 0 {
+		return
+	}
+	for _, o := range append(ownersOf(v), sandboxOwner(v.id)) {
+		delete(m.problems, o)
+		delete(m.doubtful, o)
+		delete(m.due, o)
+	}
+}
+
+func ownersOf(v *content) []string {
+	var owners []string
+	for _, e := range v.members {
+		owners = append(owners, endpointOwner(e.id))
+	}
+	return owners
+}
+
+// take empties the list of what is due.
+func (m *mender) take() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var owners []string
+	for o := range m.due {
+		owners = append(owners, o)
+	}
+	clear(m.due)
+	return owners
+}
+
+// mend runs until ctx ends.
+func (c *Controller) mend(ctx context.Context) {
+	const soon, late = 100 * time.Millisecond, 30 * time.Second
+	pause := soon
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.mender.wake:
+		}
+		failed := map[string]error{}
+		for _, owner := range c.mender.take() {
+			if err := c.mendOwner(ctx, owner); err != nil && ctx.Err() == nil {
+				failed[owner] = err
+			}
+		}
+		if len(failed) == 0 {
+			pause = soon
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, late)
+		for owner, err := range failed {
+			c.log.Warn("not as wanted; trying again", "owner", owner, "error", err)
+			c.mender.later(owner, err)
+		}
+	}
+}
+
+// mendOwner converges one owner.
+func (c *Controller) mendOwner(ctx context.Context, owner string) error {
+	kind, id, _ := strings.Cut(owner, "/")
+	switch kind {
+	case "net":
+		return c.mendNetwork(ctx, endpoint.NetworkID(id))
+	case "sb":
+		return c.mendSandbox(ctx, sandbox.ID(id))
+	case "ep":
+		return c.mendEndpoint(ctx, endpoint.ID(id))
+	}
+	return c.mendAll(ctx)
+}
+
+func (c *Controller) mendNetwork(ctx context.Context, id endpoint.NetworkID) error {
+	unlock, err := c.locks.exclusive(ctx, networkOwner(id))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	n, found, err := maybe(c.networkRecord(ctx, id))
+	if err != nil || !found {
+		return err
+	}
+	if err := c.convergeNetwork(ctx, n, nil); err != nil {
+		return err
+	}
+	c.events.tell("network", "repair", string(id), "name", n.Name)
+	return c.convergeMembers(ctx, id)
+}
+
+// mendSandbox converges a sandbox, away if its namespace is gone.
+func (c *Controller) mendSandbox(ctx context.Context, id sandbox.ID) error {
+	info, found, err := maybe(c.sandboxRecord(ctx, id))
+	if err != nil || !found {
+		return err
+	}
+	gone, err := c.isGone(ctx, info)
+	if err != nil {
+		return err
+	}
+	if gone || info.Deleting {
+		err := c.endSandbox(ctx, id, gone)
+		if err == nil {
+			c.events.tell("sandbox", "destroy", string(id), "name", info.Spec.Name)
+		}
+		return err
+	}
+	if err := c.converge(ctx, id, nil, nil); err != nil {
+		return err
+	}
+	c.events.tell("sandbox", "repair", string(id), "name", info.Spec.Name)
+	return nil
+}
+
+// mendEndpoint converges what a driver that acts holds, and the sandbox that the endpoint is in.
+func (c *Controller) mendEndpoint(ctx context.Context, id endpoint.ID) error {
+	h, found, err := c.drivenRecord(ctx, endpointOwner(id))
+	if err != nil {
+		return err
+	}
+	in := sandbox.ID("")
+	if found {
+		if in, err = c.mendDriven(ctx, h); err != nil {
+			return err
+		}
+	}
+	if in == "" {
+		if in, err = c.sandboxHolding(ctx, id); err != nil || in == "" {
+			c.mender.forget(endpointOwner(id))
+			return err
+		}
+	}
+	c.mender.doubt(sandboxOwner(in))
+	if err := c.mendSandbox(ctx, in); err != nil {
+		return err
+	}
+	c.mender.forget(endpointOwner(id))
+	return nil
+}
+
+// isGone says that a sandbox's namespace is not there any more.
+func (c *Controller) isGone(ctx context.Context, info sandbox.Info) (bool, error) {
+	if info.Key == "" {
+		return false, nil
+	}
+	ns, err := c.namespace(ctx, info)
+	if errors.Is(err, errGone) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	c.done(info, ns)
+	return false, nil
+}
+
+// watch feeds the mender with what others do to the kernel. Each of the goroutines ends with ctx.
+func (c *Controller) watch(ctx context.Context) {
+	c.work.Go(func() { c.mend(ctx) })
+	c.work.Go(func() {
+		for owner, err := range c.host.Watch(ctx) {
+			if err != nil {
+				c.log.Warn("links of the host are not watched any more", "error", err)
+				return
+			}
+			c.log.Warn("somebody changed a link of ours", "owner", owner)
+			c.mender.later(owner, nil)
+		}
+	})
+	if c.wall != nil {
+		c.work.Go(func() {
+			for who, err := range c.wall.Watch(ctx) {
+				if err != nil {
+					c.log.Warn("the firewall is not watched any more", "error", err)
+					return
+				}
+				c.log.Warn("somebody changed our firewall rules", "who", who)
+				c.mender.later("", nil)
+			}
+		})
+	}
+	c.watchEnds(ctx)
+}
+
+// watchEnds notices namespaces of others that end, where the provider can tell: their sandboxes end with them.
+func (c *Controller) watchEnds(ctx context.Context) {
+	gone := c.goneNamespaces(ctx)
+	if gone == nil {
+		return
+	}
+	c.work.Go(func() {
+		for key := range gone {
+			for s, err := range c.Sandboxes(ctx) {
+				if err == nil && s.Key == key {
+					c.mender.later(sandboxOwner(s.ID), nil)
+				}
+			}
+		}
+	})
+}

@@ -1,0 +1,216 @@
+package sealane
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/sealane/sealane/endpoint"
+	"github.com/sealane/sealane/firewall"
+	"github.com/sealane/sealane/netdriver"
+	"github.com/sealane/sealane/sandbox"
+)
+
+// computes says that asking a driver has no effect.
+func computes(ctx context.Context, d netdriver.Driver) bool {
+	can, err := d.Capability(ctx)
+	return err == nil && can.Computes
+}
+
+// facts is what the host is like, as it was when a network was last planned: asking costs dumps, which an attach does not pay for.
+type facts struct {
+	mu     sync.Mutex // guards what is below
+	survey sandbox.Survey
+	links  map[string]bool // asked for so far
+}
+
+// input is what a driver computes from. fresh: the host is looked at anew.
+func (c *Controller) input(ctx context.Context, n netdriver.Network, fresh bool) (netdriver.Input, error) {
+	f := &c.facts
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, value := range n.Options {
+		if couldBeLink(value) && !f.links[value] {
+			if f.links == nil {
+				f.links = map[string]bool{}
+			}
+			f.links[value] = true
+			fresh = true
+		}
+	}
+	if fresh || f.survey.MTU == 0 {
+		s, err := c.survey(ctx, slices.Sorted(maps.Keys(f.links)))
+		if err != nil {
+			return netdriver.Input{}, fmt.Errorf("look at the host: %w", err)
+		}
+		f.survey = s
+	}
+	return netdriver.Input{Network: n, Host: netdriver.Host{Boot: f.survey.Boot, Advertise: c.o.Advertise, MTU: f.survey.MTU,
+		Links: f.survey.Links, Features: f.survey.Features}}, nil
+}
+
+// couldBeLink says that an option's value may name a link of the host, such as a parent or a bridge that exists.
+func couldBeLink(value string) bool {
+	const longest = 15
+	return value != "" && len(value) <= longest && !strings.ContainsAny(value, "/ \t\n,=")
+}
+
+// planNetwork asks a driver what a network wants of the kernel.
+func (c *Controller) planNetwork(ctx context.Context, n netdriver.Network, d netdriver.Driver) (netdriver.Plan, error) {
+	in, err := c.input(ctx, n, true)
+	if err != nil {
+		return netdriver.Plan{}, err
+	}
+	return d.CreateNetwork(ctx, in)
+}
+
+// plan fills in what each member wants, and what the sandbox contains then. A member that has something already keeps it when its
+// driver cannot be asked; one that has nothing fails the call.
+func (c *Controller) plan(ctx context.Context, v *content) error {
+	brought := map[string]sandbox.Attachment{}
+	for _, m := range v.members {
+		if !m.wanted(v) {
+			continue
+		}
+		var err error
+		if m.want, err = c.planMember(ctx, v, m, nil); err != nil {
+			return err
+		}
+		if m.want.Attachment != nil && !v.sandbox.Spec.Namespace.Foreign {
+			brought[string(m.id)] = *m.want.Attachment
+		}
+	}
+	var err error
+	if v.merged, err = sandbox.Merge(brought); err != nil {
+		return err
+	}
+	for _, m := range v.members {
+		if !m.wanted(v) {
+			continue
+		}
+		if err := c.planPorts(ctx, v, m); err != nil {
+			return err
+		}
+		m.want = m.want.Named(v.merged.Names[string(m.id)])
+	}
+	return nil
+}
+
+// planMember asks the driver for the plan of a Join, with ports to publish. A name once given to the interface is kept.
+func (c *Controller) planMember(ctx context.Context, v *content, m *member, ports []endpoint.PortBinding) (netdriver.Plan, error) {
+	switch {
+	case v.sandbox.Unknown: // nobody knows more than what is held
+		return m.held.Plan, nil
+	case m.driven.Driver != "": // it was asked before, without the sandbox's lock
+		return m.keepName(m.driven.Plan), nil
+	}
+	d, err := c.driver(ctx, m.network.Driver)
+	if err == nil {
+		var in netdriver.Input
+		if in, err = c.input(ctx, m.network, false); err == nil {
+			info := m.info
+			info.Key, info.Ports = v.sandbox.Key, ports
+			var p netdriver.Plan
+			if p, err = d.Join(ctx, in, info); err == nil {
+				return m.keepName(p), nil
+			}
+		}
+	}
+	if m.held.Owner != "" {
+		c.mender.later(endpointOwner(m.id), err)
+		return m.held.Plan, nil
+	}
+	return netdriver.Plan{}, err
+}
+
+// keepName gives the interface the name that it was given before.
+func (m *member) keepName(p netdriver.Plan) netdriver.Plan {
+	if m.held.Plan.Attachment == nil {
+		return p
+	}
+	return p.Named(m.held.Plan.Attachment.Link.Name)
+}
+
+// planPorts publishes a member's ports when it is its sandbox's gateway, for the families that it is the gateway of.
+func (c *Controller) planPorts(ctx context.Context, v *content, m *member) error {
+	if v.sandbox.Unknown {
+		return nil
+	}
+	four, six := v.gateway(m)
+	if !four && !six {
+		return nil
+	}
+	given, err := c.givePorts(ctx, v, m)
+	if err != nil {
+		return err
+	}
+	ports := portsOf(given, four, six)
+	if len(ports) == 0 {
+		return nil
+	}
+	if m.driven.Driver == "" {
+		m.want, err = c.planMember(ctx, v, m, ports)
+		return err
+	}
+	if d, err := c.driver(ctx, m.network.Driver); err != nil || publishes(d) {
+		return err
+	}
+	m.want.Shares = append(slices.Clone(m.want.Shares), netdriver.Share{Terms: portTerms(m.info, ports)})
+	return nil
+}
+
+// gateway says for which families a member carries published ports: as its caller decided, else as Merge chose.
+func (v *content) gateway(m *member) (four, six bool) {
+	switch m.info.Spec.Gateway {
+	case endpoint.On:
+		four, six = true, true
+	case endpoint.Auto:
+		four, six = v.merged.Gateway4 == string(m.id), v.merged.Gateway6 == string(m.id)
+	}
+	return four && hasFamily(m.info.Addresses, false), six && hasFamily(m.info.Addresses, true)
+}
+
+func hasFamily(addresses []netip.Prefix, six bool) bool {
+	return slices.ContainsFunc(addresses, func(p netip.Prefix) bool { return p.Addr().Is6() == six })
+}
+
+// portsOf is the part of the given bindings that the families can carry.
+func portsOf(given []endpoint.PortBinding, four, six bool) []endpoint.PortBinding {
+	var ports []endpoint.PortBinding
+	for _, b := range given {
+		switch {
+		case !b.Host.IsValid() && four && !six:
+			b.Host = netip.IPv4Unspecified()
+		case !b.Host.IsValid() && six && !four:
+			b.Host = netip.IPv6Unspecified()
+		case b.Host.Is4() && !four, b.Host.Is6() && !six:
+			continue
+		}
+		ports = append(ports, b)
+	}
+	return ports
+}
+
+// portTerms publishes ports of an endpoint whose driver does not do it.
+func portTerms(e endpoint.Info, ports []endpoint.PortBinding) firewall.Terms {
+	var t firewall.Terms
+	for _, b := range ports {
+		for _, p := range e.Addresses {
+			host := b.Host
+			if !host.IsValid() {
+				host = netip.IPv4Unspecified()
+				if p.Addr().Is6() {
+					host = netip.IPv6Unspecified()
+				}
+			}
+			if host.Is6() == p.Addr().Is6() {
+				t.Ports = append(t.Ports, firewall.Port{Proto: b.Proto, Host: host, HostPorts: b.HostPorts, Target: p.Addr(), Ports: b.Ports})
+			}
+		}
+	}
+	return t
+}
