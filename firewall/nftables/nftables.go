@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/sealane/sealane/firewall"
@@ -37,6 +38,9 @@ type Options struct {
 type Opener struct {
 	options Options
 	passes  passes
+
+	mu    sync.Mutex // guards what follows
+	hosts *flows     // of the host's firewall while one is open
 }
 
 // buffers is how much of one transaction the kernel may hold, in bytes: 65,535 ports in one.
@@ -76,12 +80,31 @@ func (o *Opener) Open(ctx context.Context, key string) (firewall.Firewall, error
 	if err != nil {
 		return nil, fmt.Errorf("open firewall of %q: %w", path, kinded(err))
 	}
-	t := &table{name: o.options.Instance, sets: definitions(), socket: socket, path: path, host: key == "", passes: &o.passes}
+	t := &table{name: o.options.Instance, sets: definitions(), socket: socket, path: path, host: key == ""}
+	t.flows = &flows{path: path, passes: &o.passes}
+	t.closed = func() {}
 	t.tx.t = t
 	if t.revision, err = t.digest(); err != nil {
 		return nil, errors.Join(fmt.Errorf("encode rules: %w: %w", err, errdefs.ErrInternal), socket.Close())
 	}
+	if t.host {
+		o.adopt(t)
+	}
 	return t, nil
+}
+
+// adopt lets Forget share the passes of the host's firewall while that is open.
+func (o *Opener) adopt(t *table) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.hosts = t.flows
+	t.closed = func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		if o.hosts == t.flows {
+			o.hosts = nil
+		}
+	}
 }
 
 // digest names the rule set, so that a table made by another version is known as such.

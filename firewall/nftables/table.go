@@ -23,11 +23,13 @@ type table struct {
 	host                 bool
 	sets                 [setCount]definition
 	socket               *nlmsg.Socket
-	passes               *passes
+	flows                *flows
+	closed               func() // tells the Opener
 
 	mu       sync.Mutex // guards what follows, and orders transactions
 	tx       transaction
-	known    bool // what follows is as the kernel has it, unless somebody else changes it
+	known    bool // what follows is as the kernel has it, unless somebody else changes it unseen
+	damaged  bool // somebody else changed more than elements
 	exists   bool
 	count    int                // of elements that somebody owns
 	gateways map[string]gateway // by interface: ports are rendered by the mode of their network
@@ -49,29 +51,39 @@ func (t *table) Apply(ctx context.Context, changes []firewall.Change) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	err := t.learn()
-	if err != nil {
-		return err
-	}
-	s := t.trusting(changes)
-	err = t.commit(s)
-	for range attempts {
-		if !stale(err) {
-			break
-		}
-		if s, err = t.looking(changes); err == nil {
-			err = t.commit(s)
-		}
-	}
+	s, err := t.reach(changes)
 	if err != nil {
 		return fmt.Errorf("change table inet %s: %w", t.name, kinded(err))
 	}
 	t.gateways = s.gateways
-	t.end(s)
+	t.endFlows(s)
 	if t.count == 0 {
 		return t.retire()
 	}
 	return nil
+}
+
+// reach makes what the changes want, by as little work as can be trusted to do.
+func (t *table) reach(changes []firewall.Change) (s step, err error) {
+	trusted := t.known
+	if err := t.learn(); err != nil {
+		return s, err
+	}
+	if trusted {
+		s = t.trusting(changes)
+		if err = t.commit(s); !stale(err) {
+			return s, err
+		}
+	}
+	for range attempts {
+		if s, err = t.looking(changes); err != nil {
+			return s, err
+		}
+		if err = t.commit(s); !stale(err) {
+			break
+		}
+	}
+	return s, err
 }
 
 // step is what one Apply does.
@@ -83,8 +95,8 @@ type step struct {
 // stale says that the table is not as Have told.
 func stale(err error) bool { return errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOENT) }
 
-// learn reads what a new handle must know. A table with other rules, of another version of us, is made anew around its elements, in
-// one transaction.
+// learn reads what a new handle must know. A table with other rules, of another version of us or changed by somebody else, is made anew around
+// its elements, in one transaction.
 func (t *table) learn() error {
 	if t.known {
 		return nil
@@ -97,7 +109,7 @@ func (t *table) learn() error {
 	if err != nil {
 		return err
 	}
-	if exists && !current {
+	if exists && (!current || t.damaged) {
 		t.tx.begin()
 		t.tx.remove()
 		if err := t.tx.create(t.revision); err != nil {
@@ -109,7 +121,7 @@ func (t *table) learn() error {
 		}
 	}
 	t.see(exists, all)
-	t.known = true
+	t.known, t.damaged = true, false
 	return nil
 }
 
@@ -269,9 +281,6 @@ func (t *table) Observe(ctx context.Context) (map[string]firewall.Terms, error) 
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err := t.learn(); err != nil {
-		return nil, err
-	}
 	all, err := t.dump()
 	if err != nil {
 		return nil, err
@@ -290,4 +299,8 @@ func (t *table) Flush(ctx context.Context) error {
 }
 
 // Close implements firewall.Firewall. What was applied stays.
-func (t *table) Close() error { return t.socket.Close() }
+func (t *table) Close() error {
+	t.closed()
+	t.flows.Close()
+	return t.socket.Close()
+}
