@@ -1,0 +1,304 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Each subject runs in a process of its own, in a network and a mount namespace of its own that act as a host. The bench tells it on
+// its standard input what to do and reads on its standard output how long that took, one line of JSON each.
+
+// order is what the bench wants done.
+type order struct {
+	Do     string // attach, detach, churn, publish, unpublish, prepare, restart, usage
+	N      int    // how many
+	G      int    // by how many goroutines (churn)
+	Single bool   // all in one call (publish)
+}
+
+// result is what came of it.
+type result struct {
+	Each  []time.Duration // what each call took
+	Total time.Duration   // from the first call until all devices are where they should be
+	Usage usage
+	Error string
+}
+
+// usage is what a process has at a moment.
+type usage struct{ Resident, Descriptors, Goroutines int }
+
+// child is the bench's side.
+type child struct {
+	name    string
+	process *exec.Cmd
+	orders  *json.Encoder
+	results *json.Decoder
+	input   io.Closer
+}
+
+const childVerb = "child"
+
+// startChild starts a subject in namespaces of its own.
+func startChild(name string, mode Mode) (*child, error) {
+	arg, err := json.Marshal(mode)
+	if err != nil {
+		return nil, err
+	}
+	c := exec.Command("/proc/self/exe", childVerb, name, string(arg))
+	c.Stderr = os.Stderr
+	c.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
+	in, err := c.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := c.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	s := &child{name: name, process: c, orders: json.NewEncoder(in), results: json.NewDecoder(out), input: in}
+	if _, err := s.do(order{Do: "ready"}); err != nil {
+		s.stop()
+		return nil, err
+	}
+	return s, nil
+}
+
+// do waits for what comes of an order.
+func (c *child) do(o order) (result, error) {
+	if err := c.orders.Encode(o); err != nil {
+		return result{}, fmt.Errorf("%s: %s: %w", c.name, o.Do, err)
+	}
+	var r result
+	if err := c.results.Decode(&r); err != nil {
+		return r, fmt.Errorf("%s: %s: the process ended: %w", c.name, o.Do, err)
+	}
+	if r.Error != "" {
+		return r, fmt.Errorf("%s: %s: %s", c.name, o.Do, r.Error)
+	}
+	return r, nil
+}
+
+// stop ends the process; its namespaces end with it.
+func (c *child) stop() {
+	c.input.Close()
+	c.process.Process.Kill()
+	c.process.Wait()
+}
+
+// server is the subject's side.
+type server struct {
+	subject  Subject
+	attached []Handle
+	links    int    // of the host, without any attachment
+	port     uint16 // the next to publish
+}
+
+const firstPort = 20000
+
+// serveChild is the whole life of a subject's process.
+func serveChild(name, mode string) error {
+	var m Mode
+	if err := json.Unmarshal([]byte(mode), &m); err != nil {
+		return err
+	}
+	if err := becomeHost(); err != nil {
+		return err
+	}
+	subject, err := open(name, m)
+	if err != nil {
+		return err
+	}
+	defer subject.Close()
+	l, err := watchLinks()
+	if err != nil {
+		return err
+	}
+	l.close()
+	s := &server{subject: subject, links: len(l.known), port: firstPort}
+	orders, results := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
+	for {
+		var o order
+		if err := orders.Decode(&o); err != nil {
+			return nil // the bench has gone
+		}
+		runtime.GC() // of what came before
+		r, err := s.do(o)
+		if err != nil {
+			r.Error = err.Error()
+		}
+		if err := results.Encode(r); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *server) do(o order) (result, error) {
+	switch o.Do {
+	case "ready":
+		return result{}, nil
+	case "attach":
+		return s.attach(o.N)
+	case "detach":
+		return s.detach(o.N)
+	case "churn":
+		return s.churn(o.N, o.G)
+	case "publish":
+		return s.publish(o.N, o.Single)
+	case "unpublish":
+		return s.unpublish()
+	case "prepare":
+		if p, ok := s.subject.(Preparer); ok {
+			return result{}, p.Prepare(o.N)
+		}
+		return result{}, nil
+	case "restart":
+		return s.restart()
+	case "usage":
+		u, err := readUsage()
+		return result{Usage: u}, err
+	}
+	return result{}, fmt.Errorf("unknown order")
+}
+
+func (s *server) attach(n int) (r result, err error) {
+	for range n {
+		start := time.Now()
+		h, err := s.subject.Attach()
+		if err != nil {
+			return r, err
+		}
+		r.Each = append(r.Each, time.Since(start))
+		s.attached = append(s.attached, h)
+	}
+	return r, nil
+}
+
+// detach lets go of the last n and waits until their devices are gone.
+func (s *server) detach(n int) (r result, err error) {
+	l, err := watchLinks()
+	if err != nil {
+		return r, err
+	}
+	defer l.close()
+	begin := time.Now()
+	for range n {
+		last := len(s.attached) - 1
+		h := s.attached[last]
+		s.attached = s.attached[:last]
+		start := time.Now()
+		if err := s.subject.Detach(h); err != nil {
+			return r, err
+		}
+		r.Each = append(r.Each, time.Since(start))
+	}
+	err = l.waitFor(s.links + len(s.attached))
+	r.Total = time.Since(begin)
+	return r, err
+}
+
+// churn attaches and detaches n times in all by g goroutines without pause, and waits until everything is gone.
+func (s *server) churn(n, g int) (r result, err error) {
+	var left atomic.Int64
+	left.Store(int64(n))
+	failed := make(chan error, g)
+	begin := time.Now()
+	var workers sync.WaitGroup
+	for range g {
+		workers.Go(func() {
+			for left.Add(-1) >= 0 {
+				h, err := s.subject.Attach()
+				if err == nil {
+					err = s.subject.Detach(h)
+				}
+				if err != nil {
+					failed <- err
+					return
+				}
+			}
+		})
+	}
+	workers.Wait()
+	select {
+	case err := <-failed:
+		return r, err
+	default:
+	}
+	l, err := watchLinks()
+	if err != nil {
+		return r, err
+	}
+	defer l.close()
+	err = l.waitFor(s.links + len(s.attached))
+	r.Total = time.Since(begin)
+	return r, err
+}
+
+func (s *server) publish(n int, single bool) (r result, err error) {
+	p, ok := s.subject.(Publisher)
+	if !ok || len(s.attached) == 0 {
+		return r, fmt.Errorf("cannot publish")
+	}
+	h, calls, each := s.attached[len(s.attached)-1], n, 1
+	if single {
+		calls, each = 1, n
+	}
+	for range calls {
+		start := time.Now()
+		if err := p.Publish(h, s.port, each); err != nil {
+			return r, err
+		}
+		r.Each = append(r.Each, time.Since(start))
+		s.port += uint16(each)
+	}
+	return r, nil
+}
+
+func (s *server) unpublish() (r result, err error) {
+	p, ok := s.subject.(Publisher)
+	if !ok || len(s.attached) == 0 {
+		return r, fmt.Errorf("cannot unpublish")
+	}
+	s.port = firstPort
+	return r, p.Unpublish(s.attached[len(s.attached)-1])
+}
+
+func (s *server) restart() (r result, err error) {
+	p, ok := s.subject.(Restarter)
+	if !ok {
+		return r, fmt.Errorf("cannot restart")
+	}
+	start := time.Now()
+	err = p.Restart()
+	r.Total = time.Since(start)
+	return r, err
+}
+
+func readUsage() (u usage, err error) {
+	debug.FreeOSMemory()
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return u, err
+	}
+	_, rss, _ := strings.Cut(string(status), "VmRSS:")
+	if _, err := fmt.Sscan(rss, &u.Resident); err != nil {
+		return u, fmt.Errorf("resident memory: %w", err)
+	}
+	u.Resident <<= 10
+	fds, err := os.ReadDir("/proc/self/fd")
+	u.Descriptors, u.Goroutines = len(fds), runtime.NumGoroutine()
+	return u, err
+}
