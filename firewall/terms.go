@@ -199,7 +199,7 @@ func checkInterface(name string) error {
 }
 
 func (p Port) validate() error {
-	if err := checkInterface(p.Interface); err != nil {
+	if err := checkInterface(p.Interface); err != nil && p.Interface != "" {
 		return err
 	}
 	if !slices.Contains([]Proto{TCP, UDP, SCTP}, p.Proto) {
