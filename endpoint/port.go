@@ -3,7 +3,6 @@ package endpoint
 import (
 	"fmt"
 	"net/netip"
-	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -17,7 +16,7 @@ import (
 func ParsePort(s string) (PortBinding, error) {
 	b, err := parsePort(s)
 	if err != nil {
-		return PortBinding{}, fmt.Errorf("port %q: %w: %w", s, err, errdefs.ErrInvalidArgument)
+		return PortBinding{}, fmt.Errorf("port %q: %w", s, err)
 	}
 	return b, nil
 }
@@ -27,7 +26,7 @@ func parsePort(s string) (b PortBinding, err error) {
 	if !named {
 		proto = "tcp"
 	}
-	if b.Proto, err = parseProto(proto); err != nil {
+	if b.Proto, err = firewall.ParseProto(proto); err != nil {
 		return b, err
 	}
 	if b.Host, rest, err = cutAddress(rest); err != nil {
@@ -38,41 +37,37 @@ func parsePort(s string) (b PortBinding, err error) {
 		host, container = "", rest
 	}
 	if strings.Contains(container, ":") {
-		return b, fmt.Errorf("too many colons: want [IP:][HOST[-HOST]:]CTR[-CTR], an IPv6 address in brackets")
+		return b, fmt.Errorf("too many colons, want [IP:][HOST[-HOST]:]CTR[-CTR][/PROTO]: %w", errdefs.ErrInvalidArgument)
 	}
 	if host != "" && host != "0" {
-		if b.HostPorts, err = parseRange("host", host); err != nil {
-			return b, err
+		if b.HostPorts, err = firewall.ParseRange(host); err != nil {
+			return b, fmt.Errorf("host %w", err)
 		}
 	}
-	if b.Ports, err = parseRange("container", container); err != nil {
-		return b, err
+	if b.Ports, err = firewall.ParseRange(container); err != nil {
+		return b, fmt.Errorf("container %w", err)
 	}
-	return b, b.checkLengths()
+	if err := b.checkLengths(); err != nil {
+		return b, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return b, nil
 }
 
-func parseProto(s string) (firewall.Proto, error) {
-	switch strings.ToLower(s) {
-	case "tcp":
-		return firewall.TCP, nil
-	case "udp":
-		return firewall.UDP, nil
-	case "sctp":
-		return firewall.SCTP, nil
+// checkLengths says, without a kind, that the ranges do not fit each other.
+func (b PortBinding) checkLengths() error {
+	if n, of := b.HostPorts.Len(), b.Ports.Len(); n != 0 && n != of && of != 1 {
+		return fmt.Errorf("%d host ports for %d container ports, want as many or a single container port", n, of)
 	}
-	return 0, fmt.Errorf("protocol %q is none of tcp, udp, sctp", s)
+	return nil
 }
 
 // cutAddress takes the host address, if there is one, off the front. A field of digits and dashes is a port.
 func cutAddress(s string) (netip.Addr, string, error) {
 	if bracketed, ok := strings.CutPrefix(s, "["); ok {
 		inside, rest, closed := strings.Cut(bracketed, "]:")
-		if !closed {
-			return netip.Addr{}, "", fmt.Errorf(`"[" without "]:" after it`)
-		}
 		a, err := netip.ParseAddr(inside)
-		if err != nil || !a.Is6() || a.Zone() != "" {
-			return netip.Addr{}, "", fmt.Errorf("%q is no IPv6 address", inside)
+		if !closed || err != nil || !a.Is6() || a.Zone() != "" {
+			return netip.Addr{}, "", fmt.Errorf(`want an IPv6 address between "[" and "]:": %w`, errdefs.ErrInvalidArgument)
 		}
 		return a.Unmap(), rest, nil
 	}
@@ -82,73 +77,21 @@ func cutAddress(s string) (netip.Addr, string, error) {
 	}
 	a, err := netip.ParseAddr(field)
 	if err != nil {
-		return netip.Addr{}, "", fmt.Errorf("%q is neither an IPv4 address nor a port; an IPv6 address stands in brackets", field)
+		return netip.Addr{}, "", fmt.Errorf("%q is neither an IPv4 address nor a port, and an IPv6 address stands in brackets: %w", field, errdefs.ErrInvalidArgument)
 	}
 	return a, rest, nil
 }
 
-func parseRange(side, s string) (firewall.Range, error) {
-	first, last, two := strings.Cut(s, "-")
-	if !two {
-		last = first
-	}
-	var r firewall.Range
-	for _, end := range []struct {
-		text string
-		port *uint16
-	}{{first, &r.First}, {last, &r.Last}} {
-		n, err := strconv.ParseUint(end.text, 10, 16)
-		if err != nil || n == 0 {
-			return r, fmt.Errorf("%s port %q is no number from 1 to 65535", side, end.text)
-		}
-		*end.port = uint16(n)
-	}
-	if r.First > r.Last {
-		return r, fmt.Errorf("%s range %s runs backwards", side, s)
-	}
-	return r, nil
-}
-
-func (b PortBinding) checkLengths() error {
-	ports := int(b.Ports.Last) - int(b.Ports.First) + 1
-	host := int(b.HostPorts.Last) - int(b.HostPorts.First) + 1
-	if b.HostPorts == (firewall.Range{}) || host == ports || ports == 1 {
-		return nil
-	}
-	return fmt.Errorf("%d host ports for %d container ports: want as many, or a single container port", host, ports)
-}
-
 // String is b as ParsePort reads it, with the protocol always named: "127.0.0.1:8000-8009:80-89/tcp".
 func (b PortBinding) String() string {
-	var s strings.Builder
+	host := ""
 	if b.Host.Is6() {
-		fmt.Fprintf(&s, "[%s]:", b.Host)
+		host = "[" + b.Host.String() + "]:"
 	} else if b.Host.IsValid() {
-		fmt.Fprintf(&s, "%s:", b.Host)
+		host = b.Host.String() + ":"
 	}
-	if b.HostPorts != (firewall.Range{}) {
-		s.WriteString(ports(b.HostPorts) + ":")
-	} else if b.Host.IsValid() {
-		s.WriteByte(':')
+	if ports := b.HostPorts.String(); ports != "" || host != "" {
+		host += ports + ":"
 	}
-	return s.String() + ports(b.Ports) + "/" + protoName(b.Proto)
-}
-
-func ports(r firewall.Range) string {
-	if r.First == r.Last {
-		return strconv.Itoa(int(r.First))
-	}
-	return fmt.Sprintf("%d-%d", r.First, r.Last)
-}
-
-func protoName(p firewall.Proto) string {
-	switch p {
-	case firewall.TCP:
-		return "tcp"
-	case firewall.UDP:
-		return "udp"
-	case firewall.SCTP:
-		return "sctp"
-	}
-	return strconv.Itoa(int(p))
+	return host + b.Ports.String() + "/" + b.Proto.String()
 }

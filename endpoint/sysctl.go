@@ -1,8 +1,8 @@
 package endpoint
 
 import (
+	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -16,7 +16,7 @@ import (
 // endpoint's own interface is all that it may set; else InvalidArgument.
 func (s Spec) InterfaceSysctls() ([]sandbox.Sysctl, error) {
 	var all []sandbox.Sysctl
-	for _, key := range slices.Sorted(maps.Keys(s.Sysctls)) {
+	for key, value := range s.Sysctls {
 		path := key
 		if !strings.Contains(key, "/") {
 			path = strings.ReplaceAll(key, ".", "/")
@@ -27,11 +27,11 @@ func (s Spec) InterfaceSysctls() ([]sandbox.Sysctl, error) {
 		if bad || strings.ContainsFunc(path, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
 			return nil, fmt.Errorf("sysctl %q: want net.ipv4.…, net.ipv6.… or net.mpls.… with IFNAME for the interface: %w", key, errdefs.ErrInvalidArgument)
 		}
-		value := s.Sysctls[key]
 		if value == "" || strings.ContainsAny(value, "\n\x00") {
 			return nil, fmt.Errorf("sysctl %s: value %q: want one line: %w", key, value, errdefs.ErrInvalidArgument)
 		}
 		all = append(all, sandbox.Sysctl{Key: strings.TrimPrefix(path, "net/"), Value: value})
 	}
+	slices.SortFunc(all, func(a, b sandbox.Sysctl) int { return cmp.Compare(a.Key, b.Key) })
 	return all, nil
 }

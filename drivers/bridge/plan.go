@@ -38,6 +38,9 @@ func (planner) PlanNetwork(in netdriver.Input) (netdriver.Plan, error) {
 		Config: sandbox.Config{Links: []sandbox.Link{n.bridge()}, Routes: n.routes(), Sysctls: n.sysctls()},
 		Terms:  firewall.Terms{Networks: []firewall.Network{n.terms()}},
 	}
+	if err := share.Terms.Validate(); err != nil {
+		return netdriver.Plan{}, fmt.Errorf("plan network %s: %w", in.Network.Name, err)
+	}
 	return netdriver.Plan{Shares: []netdriver.Share{share}}, nil
 }
 
@@ -72,7 +75,7 @@ func planEndpoint(in netdriver.Input, e endpoint.Info) (netdriver.Plan, error) {
 		Config: sandbox.Config{Links: []sandbox.Link{port.veth()}},
 		Terms:  firewall.Terms{Ports: published},
 	}
-	return netdriver.Plan{Shares: []netdriver.Share{share}, Attachment: &attachment}, nil
+	return netdriver.Plan{Shares: []netdriver.Share{share}, Attachment: &attachment}, share.Terms.Validate()
 }
 
 // network is a record read and found good: what every plan starts from.
@@ -358,9 +361,6 @@ func (p port) insideSysctls() ([]sandbox.Sysctl, error) {
 func (p port) published(bindings []endpoint.PortBinding) ([]firewall.Port, error) {
 	var all []firewall.Port
 	for _, b := range bindings {
-		if b.HostPorts.First == 0 || b.HostPorts.Last-b.HostPorts.First != b.Ports.Last-b.Ports.First {
-			return nil, fmt.Errorf("port %s has no host port for each of its own: %w", b, errdefs.ErrInvalidArgument)
-		}
 		for _, host := range p.hosts(b.Host) {
 			f, target := p.v4, p.addr4
 			if host.Is6() {
