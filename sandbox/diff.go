@@ -67,10 +67,10 @@ func (d *differ) link(want Link) {
 func (d *differ) dropLink(have Link) {
 	if have.Adopt {
 		for _, p := range have.Addrs {
-			d.add(Step{Op: DelAddr, Link: have.ref(), Addr: p})
+			d.add(Step{Op: DelAddr, Link: have, Addr: p})
 		}
 		for _, e := range have.Entries {
-			d.add(Step{Op: DelEntry, Link: have.ref(), Entry: e})
+			d.add(Step{Op: DelEntry, Link: have, Entry: e})
 		}
 	}
 	d.add(Step{Op: DelLink, Link: have})
@@ -84,10 +84,10 @@ func (d *differ) addAddrs(have, want Link) {
 		}
 		for _, old := range have.Addrs {
 			if old.Addr() == p.Addr() && p.Addr().Is6() {
-				d.add(Step{Op: DelAddr, Link: want.ref(), Addr: old})
+				d.add(Step{Op: DelAddr, Link: want, Addr: old})
 			}
 		}
-		d.add(Step{Op: AddAddr, Link: want.ref(), Addr: p})
+		d.add(Step{Op: AddAddr, Link: want, Addr: p})
 	}
 }
 
@@ -98,7 +98,7 @@ func (d *differ) addEntries(have, want Link) {
 	}
 	for _, e := range want.Entries {
 		if !there[e.key()] {
-			d.add(Step{Op: SetEntry, Link: want.ref(), Entry: e})
+			d.add(Step{Op: SetEntry, Link: want, Entry: e})
 		}
 	}
 }
@@ -183,7 +183,7 @@ func (d *differ) delAddrs(have, want Link) {
 	for _, p := range slices.Backward(have.Addrs) {
 		gone := d.dropped(DelAddr, func(s Step) bool { return s.Link.Name == have.Name && s.Addr == p })
 		if !gone && !slices.Contains(want.Addrs, p) {
-			d.add(Step{Op: DelAddr, Link: have.ref(), Addr: p})
+			d.add(Step{Op: DelAddr, Link: have, Addr: p})
 		}
 	}
 }
@@ -205,7 +205,7 @@ func (d *differ) delEntries(have, want Link) {
 			e.Via = netip.Addr{}
 		}
 		if e.Addr.IsValid() || e.Via.IsValid() {
-			d.add(Step{Op: DelEntry, Link: have.ref(), Entry: e})
+			d.add(Step{Op: DelEntry, Link: have, Entry: e})
 		}
 	}
 }
@@ -237,9 +237,6 @@ func ordered(links []Link) []Link {
 	}
 	return out
 }
-
-// ref is what address and entry steps say of their link.
-func (l Link) ref() Link { return Link{Name: l.Name, Master: l.Master, Adopt: l.Adopt} }
 
 // far says whether l is the far end of a veth, made and deleted from the other side.
 func (l Link) far() bool { return l.kind() == "" }

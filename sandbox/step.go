@@ -29,7 +29,7 @@ const (
 // Step is one change of a Config. Only the fields that Op speaks of are set.
 type Step struct {
 	Op     Op
-	Link   Link // of link steps as it should look (DelLink: as it looked); of address and entry steps its Name, Master and Adopt
+	Link   Link // of link, address and entry steps as it should look (of those that delete: as it looked)
 	Have   Link // of SetLink: as it looked
 	Addr   netip.Prefix
 	Route  Route

@@ -15,24 +15,30 @@ const batchLimit = 128
 
 // apply is one Apply under way.
 type apply struct {
-	ns    *Namespace
-	sock  *nlmsg.Socket
-	steps []sandbox.Step
-	left  []bool // what was not done, by step
-	now   int    // the step being written
+	ns     *Namespace
+	inside *sockets
+	steps  []sandbox.Step
+	left   []bool // what was not done, by step
+	now    int    // the step being written
 
-	batch nlmsg.Batch
-	of    []int    // the step of each message in batch
-	files []int    // descriptors that batch names, open until it is sent
-	fresh []string // links that batch makes: their index is known when it was sent
+	batch   nlmsg.Batch
+	of      []int            // the step of each message in batch
+	files   []int            // descriptors that batch names, open until it is sent
+	fresh   []string         // links that batch makes: their index is known when it was sent
+	graves  []grave          // groups that batch gives links up into
+	after   []func() error   // what is to be done when it was sent
+	local   map[string]bool  // silent links that were given a link-local address
+	keeps   map[string]bool  // links that keep the other addresses of a subnet
+	last    []sandbox.Sysctl // to be set at the end
+	retried map[int]bool     // steps that were done again
 }
 
 // run does all steps. Adds are sent before the first delete is, so that a refused add leaves what it was to replace.
-func (a *apply) run(ctx context.Context) error {
+func (a *apply) run(ctx context.Context) (err error) {
 	for i := range a.left {
 		a.left[i] = true
 	}
-	defer a.closeFiles()
+	defer a.finish(&err)
 	deleting := false
 	for i, s := range a.steps {
 		if d := isDelete(s.Op); d != deleting || a.batch.Len() >= batchLimit {
@@ -46,6 +52,15 @@ func (a *apply) run(ctx context.Context) error {
 		}
 	}
 	return a.flush(ctx)
+}
+
+// finish leaves nothing behind, whatever became of the steps.
+func (a *apply) finish(err *error) {
+	a.closeFiles()
+	for _, s := range a.last {
+		_, failed := a.ns.sysctl(s)
+		*err = errors.Join(*err, failed)
+	}
 }
 
 // done is the steps that have had their effect.
@@ -88,10 +103,10 @@ func (a *apply) step(ctx context.Context, i int, s sandbox.Step) error {
 		err = a.entry(ctx, s.Op, s.Link, s.Entry)
 	case sandbox.SetSysctl:
 		if err = a.flush(ctx); err == nil {
-			err = a.ns.sysctl(s.Sysctl)
+			_, err = a.ns.sysctl(s.Sysctl)
 		}
 	}
-	if err != nil {
+	if err != nil && !(isDelete(s.Op) && isAbsent(err)) {
 		a.left[i] = true
 		return refusal(s, err)
 	}
@@ -117,7 +132,7 @@ func (a *apply) index(ctx context.Context, name string) (uint32, error) {
 			break
 		}
 	}
-	return linkIndex(a.sock.FD(), name)
+	return linkIndex(a.inside.route.FD(), name)
 }
 
 // linkIndex asks any socket of a namespace: a look-up in a hash table, without a lock that others wait for.
@@ -142,7 +157,7 @@ func (a *apply) flush(ctx context.Context) error {
 	}
 	a.claim()
 	a.batch.Acknowledge()
-	refused, err := nlmsg.Refusals(a.sock.Do(&a.batch, nil))
+	refused, err := nlmsg.Refusals(a.inside.route.Do(&a.batch, nil))
 	if err != nil {
 		return err
 	}
@@ -150,6 +165,10 @@ func (a *apply) flush(ctx context.Context) error {
 	a.batch.Reset()
 	a.of, a.fresh = nil, nil
 	a.closeFiles()
+	if len(a.graves) > 0 {
+		a.ns.p.reaper.bury(a.graves...)
+		a.graves = nil
+	}
 	return a.settle(ctx, sent, refused)
 }
 
@@ -166,7 +185,7 @@ func (a *apply) settle(ctx context.Context, sent []int, refused []*nlmsg.Error) 
 			continue // what follows the first refusal of a step follows from it
 		}
 		last = i
-		if err := a.mend(ctx, a.steps[i], e); err != nil {
+		if err := a.mend(ctx, i, e); err != nil {
 			a.left[i] = true
 			if first == nil {
 				first = refusal(a.steps[i], err)
@@ -176,22 +195,48 @@ func (a *apply) settle(ctx context.Context, sent []int, refused []*nlmsg.Error) 
 	return first
 }
 
-// mend makes good a refusal that says that the step's effect is there already, or that can be waited out.
-func (a *apply) mend(_ context.Context, s sandbox.Step, e *nlmsg.Error) error {
-	switch s.Op {
-	case sandbox.AddRoute, sandbox.AddRule, sandbox.AddAddr:
+// mend makes good a refusal that says that the step's effect is there already, or that something of ours is in its way.
+func (a *apply) mend(ctx context.Context, i int, e *nlmsg.Error) error {
+	switch op := a.steps[i].Op; {
+	case op == sandbox.AddLink && e.Errno == unix.EEXIST && !a.retried[i]:
+		a.retry(i)
+		again, err := a.clear(ctx, a.steps[i].Link)
+		if err != nil || !again {
+			return err
+		}
+		return a.redo(ctx, i)
+	case op == sandbox.AddRoute || op == sandbox.AddRule || op == sandbox.AddAddr:
 		if e.Errno == unix.EEXIST {
 			return nil
 		}
-	case sandbox.DelLink, sandbox.DelAddr, sandbox.DelRoute, sandbox.DelRule, sandbox.DelEntry:
-		if isAbsent(e.Errno) {
-			return nil
-		}
+	case isDelete(op) && isAbsent(e):
+		return nil
 	}
 	return e
 }
 
-func isAbsent(e unix.Errno) bool {
+func (a *apply) retry(i int) {
+	if a.retried == nil {
+		a.retried = make(map[int]bool)
+	}
+	a.retried[i] = true
+}
+
+// redo does a step again.
+func (a *apply) redo(ctx context.Context, i int) error {
+	defer func(now int) { a.now = now }(a.now)
+	if err := a.step(ctx, i, a.steps[i]); err != nil {
+		return err
+	}
+	return a.flush(ctx)
+}
+
+// isAbsent says whether what was to be deleted is not there.
+func isAbsent(err error) bool {
+	var e unix.Errno
+	if !errors.As(err, &e) {
+		return false
+	}
 	switch e {
 	case unix.ENODEV, unix.ENOENT, unix.ESRCH, unix.EADDRNOTAVAIL, unix.ENXIO:
 		return true
@@ -206,14 +251,11 @@ func (a *apply) closeFiles() {
 	a.files = nil
 }
 
-// file opens a namespace whose descriptor goes into the batch.
-func (a *apply) file(path string) (uint32, error) {
+// openFile opens a namespace to name it in a message.
+func openFile(path string) (int, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return 0, fmt.Errorf("open namespace %s: %w", path, err)
 	}
-	a.files = append(a.files, fd)
-	return uint32(fd), nil
+	return fd, nil
 }
-
-var errKind = errors.New("this kind of link cannot be made yet")

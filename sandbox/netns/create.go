@@ -2,12 +2,13 @@ package netns
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/sealane/sealane/internal/nlmsg"
@@ -16,103 +17,206 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Create makes a namespace, its loopback up, that asks for no router and makes no other noise. One that exists is opened.
-func (p *Provider) Create(_ context.Context, id string) (sandbox.Namespace, error) {
-	path, err := p.path(id)
-	if err != nil {
-		return nil, fmt.Errorf("create namespace %s: %w", id, err)
+// space is a namespace of ours, living on its mount. The name under which it is known is a symbolic link to the mount: a mount can be
+// neither renamed nor made as fast, and its removal waits for the kernel, where a link is gone at once.
+type space struct {
+	mount  string
+	cookie uint64
+	first  sockets
+}
+
+// sockets are opened while a thread is inside a new namespace, which saves going there again.
+type sockets struct {
+	route, filter *nlmsg.Socket // filter is nil where there is no IPv6 to keep silent
+	silent        bool          // the table that drops reports is there
+}
+
+func (s sockets) close() error {
+	var errs []error
+	for _, one := range []*nlmsg.Socket{s.route, s.filter} {
+		if one != nil {
+			errs = append(errs, one.Close())
+		}
 	}
-	n, err := p.make(path)
-	if errors.Is(err, fs.ErrExist) {
-		n, err = p.reopen(path)
-	}
+	return errors.Join(errs...)
+}
+
+// Create makes a namespace, its loopback up, that heeds and asks for no router. One that exists is opened. Ids are hex digits.
+func (p *Provider) Create(ctx context.Context, id string) (sandbox.Namespace, error) {
+	n, err := p.create(ctx, id)
 	if err != nil {
 		return nil, fmt.Errorf("create namespace %s: %w", id, err)
 	}
 	return n, nil
 }
 
-// path is the file of one of our namespaces.
-func (p *Provider) path(id string) (string, error) {
-	if id == "" || strings.HasPrefix(id, ".") || strings.ContainsRune(id, '/') {
-		return "", fmt.Errorf("%w: an id names a file: it has no slash and does not begin with a dot", errdefs.ErrInvalidArgument)
+func (p *Provider) create(ctx context.Context, id string) (*Namespace, error) {
+	path, err := p.path(id)
+	if err != nil {
+		return nil, err
 	}
-	return filepath.Join(p.dir, id), nil
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if _, err := os.Readlink(path); err == nil {
+		if n, err := p.reopen(path); err == nil || !errdefs.IsNotFound(err) {
+			return n, err
+		}
+		if err := os.Remove(path); err != nil { // it leads nowhere
+			return nil, err
+		}
+	}
+	s := p.ready.take()
+	if s == nil {
+		if s, err = p.newSpace(); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.Symlink(filepath.Join("..", mounts, filepath.Base(s.mount)), path); err != nil {
+		p.reaper.unmount(s.mount)
+		if err := errors.Join(err, s.first.close()); !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+		return p.reopen(path) // somebody was faster
+	}
+	return &Namespace{p: p, key: path, ours: true, cookie: s.cookie, first: s.first}, nil
 }
 
-// make creates the file and mounts a new namespace on it.
-func (p *Provider) make(path string) (*Namespace, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
+// path is the name of one of our namespaces.
+func (p *Provider) path(id string) (string, error) {
+	if _, err := hex.DecodeString(id); err != nil || id == "" {
+		return "", fmt.Errorf("%w: an id is hex digits", errdefs.ErrInvalidArgument)
+	}
+	return filepath.Join(p.names, id), nil
+}
+
+// readySpace makes one for later, with what not every namespace needs.
+func (p *Provider) readySpace() (*space, error) {
+	s, err := p.newSpace()
+	if err != nil || s.first.filter == nil {
+		return s, err
+	}
+	if err := s.first.dropReports(); err != nil {
+		return nil, errors.Join(err, s.first.close(), unmount(s.mount))
+	}
+	return s, nil
+}
+
+// newSpace makes a namespace and its mount.
+func (p *Provider) newSpace() (*space, error) {
+	s := &space{mount: filepath.Join(p.mounts, rand.Text())}
+	f, err := os.OpenFile(s.mount, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
 	if err != nil {
 		return nil, err
 	}
 	f.Close()
-	return p.mount(path)
-}
-
-func (p *Provider) mount(path string) (*Namespace, error) {
-	n := &Namespace{p: p, key: path, ours: true}
-	err := nsthread.New(func() (err error) {
-		if n.first, err = nlmsg.Open("", unix.NETLINK_ROUTE); err != nil {
+	err = nsthread.New(func() (err error) {
+		if s.first, err = p.prepare(); err != nil {
 			return err
 		}
-		if err := p.prepare(n.first); err != nil {
-			return err
-		}
-		return unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
+		return unix.Mount("/proc/thread-self/ns/net", s.mount, "", unix.MS_BIND, "")
 	})
 	if err == nil {
-		n.cookie, err = cookie(n.first.FD())
+		s.cookie, err = cookie(s.first.route.FD())
 	}
 	if err != nil {
-		return nil, errors.Join(err, n.Close(), os.Remove(path))
+		return nil, errors.Join(err, s.first.close(), unmount(s.mount))
 	}
-	return n, nil
+	return s, nil
 }
 
-// prepare is what every namespace of ours has: it runs inside. Solicitations would be flooded to all ports of a bridge, and nobody on a
-// bridge of ours advertises.
-func (p *Provider) prepare(s *nlmsg.Socket) error {
+// prepare is what every namespace of ours has; it runs inside. Solicitations would be flooded to all ports of a bridge, and a router that
+// advertises on a bridge of ours is an intruder.
+func (p *Provider) prepare() (s sockets, err error) {
+	if s.route, err = nlmsg.Open("", unix.NETLINK_ROUTE); err != nil {
+		return s, err
+	}
 	var b nlmsg.Batch
 	beginLink(&b, unix.RTM_NEWLINK, unix.NLM_F_ACK, loopback, unix.IFF_UP, unix.IFF_UP)
 	b.End()
-	if err := s.Do(&b, nil); err != nil {
-		return fmt.Errorf("set up loopback: %w", err)
+	if err := s.route.Do(&b, nil); err != nil {
+		return s, fmt.Errorf("set up loopback: %w", err)
 	}
 	if !p.ipv6 {
-		return nil
+		return s, nil
 	}
-	return writeSysctl("ipv6/conf/default/accept_ra", "0")
+	if s.filter, err = nlmsg.Open("", unix.NETLINK_NETFILTER); err != nil {
+		return s, err
+	}
+	return s, os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_ra", []byte("0"), 0)
 }
 
-// reopen opens what an earlier Create made, or makes it on the file that an interrupted one left.
+// reopen opens what an earlier Create made.
 func (p *Provider) reopen(path string) (*Namespace, error) {
-	n := &Namespace{p: p, key: path, ours: true}
-	s, err := nlmsg.Open(path, unix.NETLINK_ROUTE)
-	if errors.Is(err, unix.EINVAL) { // a plain file: nothing was mounted on it
-		return p.mount(path)
-	}
+	c, err := identify(path)
 	if err != nil {
 		return nil, err
 	}
-	defer s.Close()
-	if n.cookie, err = cookie(s.FD()); err != nil {
-		return nil, err
-	}
-	return n, nil
+	return &Namespace{p: p, key: path, ours: true, cookie: c}, nil
 }
 
-// Remove ends a namespace of ours: the name is gone when it returns, and the kernel takes the devices with it.
+// Remove ends a namespace of ours: the name is gone when it returns, and the kernel takes the devices with it when nobody else is inside.
+// nil when it is absent.
 func (p *Provider) Remove(_ context.Context, id string) error {
 	path, err := p.path(id)
+	if err == nil {
+		err = p.remove(path)
+	}
 	if err != nil {
 		return fmt.Errorf("remove namespace %s: %w", id, err)
 	}
-	if err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("remove namespace %s: unmount: %w", id, err)
+	return nil
+}
+
+func (p *Provider) remove(path string) error {
+	mount, err := os.Readlink(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove namespace %s: %w", id, err)
+		return err
+	}
+	p.reaper.unmount(filepath.Join(p.mounts, filepath.Base(mount)))
+	return nil
+}
+
+// List names the namespaces that were created and not removed.
+func (p *Provider) List(context.Context) ([]sandbox.ID, error) {
+	entries, err := os.ReadDir(p.names)
+	if err != nil {
+		return nil, fmt.Errorf("list namespaces: %w", err)
+	}
+	ids := make([]sandbox.ID, 0, len(entries))
+	for _, e := range entries {
+		ids = append(ids, sandbox.ID(e.Name()))
+	}
+	return ids, nil
+}
+
+// sweep has mounts removed that have no name: those of namespaces that were ready, being made or being removed when the last process of
+// this run directory died.
+func (p *Provider) sweep() error {
+	named := map[string]bool{}
+	ids, err := p.List(context.Background())
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if mount, err := os.Readlink(filepath.Join(p.names, string(id))); err == nil {
+			named[filepath.Base(mount)] = true
+		}
+	}
+	entries, err := os.ReadDir(p.mounts)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !named[e.Name()] {
+			p.reaper.unmount(filepath.Join(p.mounts, e.Name()))
+		}
 	}
 	return nil
 }

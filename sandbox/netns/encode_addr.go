@@ -3,26 +3,98 @@ package netns
 import (
 	"context"
 	"encoding/binary"
-	"fmt"
+	"net"
 	"net/netip"
+	"slices"
 
-	"github.com/containerd/errdefs"
 	"github.com/sealane/sealane/sandbox"
 	"golang.org/x/sys/unix"
 )
 
-// routeProtocol marks our routes in the host's namespace, beside the link they are on.
-const routeProtocol = 83
-
-// rulePriority is before the rule of table main.
-const rulePriority = 30000
-
+// addr adds or deletes an address. The first IPv6 address of a silent link brings a link-local one, which the kernel would have made.
 func (a *apply) addr(ctx context.Context, op sandbox.Op, l sandbox.Link, p netip.Prefix) error {
 	index, err := a.index(ctx, l.Name)
 	if err != nil {
 		return err
 	}
+	if op == sandbox.AddAddr && p.Addr().Is6() && l.Silent && !l.Adopt {
+		if err := a.addLinkLocal(ctx, index, l); err != nil {
+			return err
+		}
+	}
+	if op == sandbox.DelAddr && p.Addr().Is4() {
+		if err := a.keepOthers(ctx, l); err != nil {
+			return err
+		}
+	}
 	a.writeAddr(op, index, p)
+	return nil
+}
+
+// addLinkLocal gives a silent link its link-local address, unless one is wanted or was given by this Apply.
+func (a *apply) addLinkLocal(ctx context.Context, index uint32, l sandbox.Link) error {
+	if a.local[l.Name] || slices.ContainsFunc(l.Addrs, func(p netip.Prefix) bool { return p.Addr().IsLinkLocalUnicast() && p.Addr().Is6() }) {
+		return nil
+	}
+	if a.local == nil {
+		a.local = make(map[string]bool)
+	}
+	a.local[l.Name] = true
+	if isFar(l) {
+		if err := a.silence(ctx, l.Name); err != nil {
+			return err
+		}
+	}
+	mac := l.MAC
+	if len(mac) == 0 {
+		there, err := look(a.inside.route, l.Name)
+		if err != nil {
+			return err
+		}
+		mac = there.mac
+	}
+	if p := linkLocal(mac); p.IsValid() {
+		a.writeAddr(sandbox.AddAddr, index, p)
+	}
+	return nil
+}
+
+// moveLinkLocal follows a change of the MAC.
+func (a *apply) moveLinkLocal(ctx context.Context, l, have sandbox.Link) error {
+	index, err := a.index(ctx, l.Name)
+	if err != nil {
+		return err
+	}
+	for op, mac := range map[sandbox.Op]net.HardwareAddr{sandbox.AddAddr: l.MAC, sandbox.DelAddr: have.MAC} {
+		if p := linkLocal(mac); p.IsValid() {
+			a.writeAddr(op, index, p)
+		}
+	}
+	return nil
+}
+
+// keepOthers has the other addresses of a subnet stay when the first one goes: by default the kernel deletes them all. On a device that
+// is not ours the setting is turned back afterwards.
+func (a *apply) keepOthers(ctx context.Context, l sandbox.Link) error {
+	if a.keeps[l.Name] {
+		return nil
+	}
+	if err := a.flush(ctx); err != nil {
+		return err
+	}
+	promote := sandbox.Sysctl{Key: "ipv4/conf/IFNAME/promote_secondaries", Value: "1", Link: l.Name}
+	changed, err := a.ns.sysctl(promote)
+	if err != nil {
+		return err
+	}
+	if a.keeps == nil {
+		a.keeps = make(map[string]bool)
+	}
+	a.keeps[l.Name] = true
+	if changed && l.Adopt {
+		promote.Value = "0"
+		a.last = append(a.last, promote)
+	}
 	return nil
 }
 
@@ -64,111 +136,6 @@ func broadcast(p netip.Prefix) []byte {
 	a := p.Addr().As4()
 	n := binary.BigEndian.Uint32(a[:]) | (1<<(32-p.Bits()) - 1)
 	return binary.BigEndian.AppendUint32(nil, n)
-}
-
-func (a *apply) route(ctx context.Context, op sandbox.Op, r sandbox.Route) error {
-	if !r.Dst.IsValid() {
-		return fmt.Errorf("%w: a route needs a destination", errdefs.ErrInvalidArgument)
-	}
-	var index uint32
-	if r.Link != "" {
-		var err error
-		if index, err = a.index(ctx, r.Link); err != nil {
-			return err
-		}
-	}
-	b := &a.batch
-	if op == sandbox.AddRoute {
-		b.Begin(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_APPEND)
-	} else {
-		b.Begin(unix.RTM_DELROUTE, 0)
-	}
-	kind, err := a.rawRoute(r)
-	if err != nil {
-		return err
-	}
-	if r.Dst.Bits() > 0 {
-		b.Attr(unix.RTA_DST, r.Dst.Masked().Addr().AsSlice())
-	}
-	if r.Via.IsValid() {
-		b.Attr(unix.RTA_GATEWAY, r.Via.AsSlice())
-	}
-	if r.Source.IsValid() {
-		b.Attr(unix.RTA_PREFSRC, r.Source.AsSlice())
-	}
-	if index != 0 {
-		b.Uint32(unix.RTA_OIF, index)
-	}
-	if metric := r.Metric; metric != 0 {
-		b.Uint32(unix.RTA_PRIORITY, uint32(metric))
-	}
-	b.Uint32(unix.RTA_TABLE, routeTable(r, kind))
-	b.End()
-	return nil
-}
-
-// rawRoute writes a struct rtmsg.
-func (a *apply) rawRoute(r sandbox.Route) (kind uint8, err error) {
-	switch r.Type {
-	case "", "unicast":
-		kind = unix.RTN_UNICAST
-	case "local":
-		kind = unix.RTN_LOCAL
-	case "blackhole":
-		kind = unix.RTN_BLACKHOLE
-	case "unreachable":
-		kind = unix.RTN_UNREACHABLE
-	case "prohibit":
-		kind = unix.RTN_PROHIBIT
-	default:
-		return 0, fmt.Errorf("%w: a route cannot be %q", errdefs.ErrInvalidArgument, r.Type)
-	}
-	var h [unix.SizeofRtMsg]byte
-	h[0], h[1] = addrFamily(r.Dst.Addr()), uint8(r.Dst.Bits())
-	h[5] = a.ns.protocol()
-	switch {
-	case kind == unix.RTN_LOCAL:
-		h[6] = unix.RT_SCOPE_HOST
-	case kind == unix.RTN_UNICAST && !r.Via.IsValid():
-		h[6] = unix.RT_SCOPE_LINK
-	}
-	h[7] = kind
-	a.batch.Raw(h[:]...)
-	return kind, nil
-}
-
-func routeTable(r sandbox.Route, kind uint8) uint32 {
-	switch {
-	case r.Table != 0:
-		return uint32(r.Table)
-	case kind == unix.RTN_LOCAL:
-		return unix.RT_TABLE_LOCAL
-	}
-	return unix.RT_TABLE_MAIN
-}
-
-// protocol says who made a route.
-func (n *Namespace) protocol() uint8 {
-	if n.host {
-		return routeProtocol
-	}
-	return unix.RTPROT_STATIC
-}
-
-func (a *apply) rule(op sandbox.Op, r sandbox.Rule) {
-	b := &a.batch
-	if op == sandbox.AddRule {
-		b.Begin(unix.RTM_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
-	} else {
-		b.Begin(unix.RTM_DELRULE, 0)
-	}
-	var h [unix.SizeofRtMsg]byte
-	h[0], h[2], h[7] = addrFamily(r.Source.Addr()), uint8(r.Source.Bits()), unix.FR_ACT_TO_TBL
-	b.Raw(h[:]...)
-	b.Attr(unix.FRA_SRC, r.Source.Masked().Addr().AsSlice())
-	b.Uint32(unix.FRA_TABLE, uint32(r.Table))
-	b.Uint32(unix.FRA_PRIORITY, rulePriority)
-	b.End()
 }
 
 // entry writes a neighbour, a forwarding entry, or both.

@@ -3,7 +3,6 @@ package netns
 import (
 	"context"
 	"encoding/binary"
-	"net"
 	"strings"
 
 	"github.com/sealane/sealane/internal/nlmsg"
@@ -16,7 +15,6 @@ const (
 
 	ifiLen = unix.SizeofIfInfomsg
 
-	vethInfoPeer    = 1
 	addrGenModeNone = 1 // IN6_ADDR_GEN_MODE_NONE
 	addrGenModeEUI  = 0 // IN6_ADDR_GEN_MODE_EUI64
 )
@@ -36,107 +34,15 @@ func rawLink(b *nlmsg.Batch, index, flags, change uint32) {
 	b.Raw(h[:]...)
 }
 
-// addLink makes a link.
-func (a *apply) addLink(ctx context.Context, l sandbox.Link) error {
-	switch {
-	case l.Veth != nil:
-		if err := a.createVeth(ctx, l); err != nil {
-			return err
-		}
-		return a.configure(ctx, l, sandbox.Link{Down: true, MTU: l.MTU, MAC: l.MAC, Master: l.Master})
-	case l.Bridge != nil:
-		a.createBridge(l)
-		if err := a.flush(ctx); err != nil {
-			return err
-		}
-		return a.configure(ctx, l, sandbox.Link{Down: true, MTU: l.MTU, MAC: l.MAC})
-	case l.Adopt, l.Arrives != "", l.VXLAN != nil, l.Child != nil, l.Tap != nil:
-		return errKind
-	}
-	return a.configure(ctx, l, sandbox.Link{Down: true})
-}
-
+// setLink changes a link. The address it was given with its MAC changes with it.
 func (a *apply) setLink(ctx context.Context, l, have sandbox.Link) error {
-	return a.configure(ctx, l, have)
-}
-
-// begin opens the message that makes a link, down, and in the group of what is being made.
-func (a *apply) create(l sandbox.Link) {
-	b := &a.batch
-	beginLink(b, unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, 0, 0, 0)
-	b.String(unix.IFLA_IFNAME, l.Name)
-	a.size(l.MTU, l.MAC)
-	b.Uint32(unix.IFLA_GROUP, a.ns.p.groups.making)
-	a.fresh = append(a.fresh, l.Name)
-}
-
-func (a *apply) size(mtu int, mac net.HardwareAddr) {
-	if mtu != 0 {
-		a.batch.Uint32(unix.IFLA_MTU, uint32(mtu))
+	if err := a.configure(ctx, l, have); err != nil {
+		return err
 	}
-	if len(mac) != 0 {
-		a.batch.Attr(unix.IFLA_ADDRESS, mac)
+	if !l.Silent || l.MAC.String() == have.MAC.String() || !has6(have) {
+		return nil
 	}
-}
-
-// createVeth makes both ends where they will live: a veth moved afterwards costs two grace periods. One queue each is a fifth of the time.
-func (a *apply) createVeth(ctx context.Context, l sandbox.Link) error {
-	b := &a.batch
-	var master, space uint32
-	var err error
-	if l.Master != "" {
-		if master, err = a.index(ctx, l.Master); err != nil {
-			return err
-		}
-	}
-	if l.Veth.Space != "" {
-		if space, err = a.file(l.Veth.Space); err != nil {
-			return err
-		}
-	}
-	a.create(l)
-	if master != 0 {
-		b.Uint32(unix.IFLA_MASTER, master)
-	}
-	a.oneQueue()
-	b.Nest(unix.IFLA_LINKINFO)
-	b.String(unix.IFLA_INFO_KIND, "veth")
-	b.Nest(unix.IFLA_INFO_DATA)
-	b.Nest(vethInfoPeer)
-	rawLink(b, 0, 0, 0)
-	b.String(unix.IFLA_IFNAME, l.Veth.Peer)
-	a.size(l.MTU, l.Veth.MAC)
-	a.oneQueue()
-	if l.Veth.Space != "" {
-		b.Uint32(unix.IFLA_NET_NS_FD, space)
-	}
-	b.EndNest()
-	b.EndNest()
-	b.EndNest()
-	b.End()
-	return nil
-}
-
-func (a *apply) oneQueue() {
-	a.batch.Uint32(unix.IFLA_NUM_TX_QUEUES, 1)
-	a.batch.Uint32(unix.IFLA_NUM_RX_QUEUES, 1)
-}
-
-// createBridge makes a bridge that forwards at once and speaks to no other bridge.
-func (a *apply) createBridge(l sandbox.Link) {
-	b := &a.batch
-	a.create(l)
-	b.Nest(unix.IFLA_LINKINFO)
-	b.String(unix.IFLA_INFO_KIND, "bridge")
-	b.Nest(unix.IFLA_INFO_DATA)
-	b.Uint32(unix.IFLA_BR_FORWARD_DELAY, 0)
-	b.Uint32(unix.IFLA_BR_STP_STATE, 0)
-	if l.Bridge.NoSnooping {
-		b.Uint8(unix.IFLA_BR_MCAST_SNOOPING, 0)
-	}
-	b.EndNest()
-	b.EndNest()
-	b.End()
+	return a.moveLinkLocal(ctx, l, have)
 }
 
 // configure changes a link that looks like have: what a creating message cannot carry, and every later change.
@@ -229,22 +135,6 @@ func flag(yes bool) uint8 {
 		return 1
 	}
 	return 0
-}
-
-// delLink deletes a link, or lets go of one that is not ours to delete.
-func (a *apply) delLink(_ context.Context, l sandbox.Link) error {
-	b := &a.batch
-	switch {
-	case l.Adopt:
-		return nil
-	case l.Bridge != nil, l.Veth != nil:
-		beginLink(b, unix.RTM_DELLINK, 0, 0, 0, 0)
-	default:
-		beginLink(b, unix.RTM_NEWLINK, 0, 0, 0, unix.IFF_UP)
-	}
-	b.String(unix.IFLA_IFNAME, l.Name)
-	b.End()
-	return nil
 }
 
 // alias marks a link as ours: whose instance and whose share.

@@ -22,7 +22,7 @@ type Namespace struct {
 	host, ours bool
 
 	mu    sync.Mutex
-	first *nlmsg.Socket // opened while we were inside, used by the first Apply; nil otherwise
+	first sockets // opened while we were inside, for the first Apply
 }
 
 var _ sandbox.Namespace = (*Namespace)(nil)
@@ -34,38 +34,40 @@ func (n *Namespace) Key() string { return n.key }
 func (n *Namespace) Cookie() uint64 { return n.cookie }
 
 // Close lets go of it. It lives on.
-func (n *Namespace) Close() error {
-	if s := n.takeFirst(); s != nil {
-		return s.Close()
-	}
-	return nil
-}
+func (n *Namespace) Close() error { return n.takeFirst().close() }
 
-func (n *Namespace) takeFirst() *nlmsg.Socket {
+func (n *Namespace) takeFirst() sockets {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := n.first
-	n.first = nil
+	n.first = sockets{}
 	return s
 }
 
-// socket gives a netlink socket inside and what must be called when done with it.
-func (n *Namespace) socket() (*nlmsg.Socket, func(), error) {
+// sockets gives a netlink socket inside; the host's is lasting and not closed.
+func (n *Namespace) sockets() (*sockets, error) {
 	if n.host {
-		return n.p.sock, func() {}, nil
+		return &sockets{route: n.p.sock}, nil
 	}
 	s := n.takeFirst()
-	if s == nil {
-		var err error
-		if s, err = nlmsg.Open(n.key, unix.NETLINK_ROUTE); err != nil {
-			return nil, nil, kind(err)
-		}
-		if err := n.same(s); err != nil {
-			s.Close()
-			return nil, nil, err
-		}
+	if s.route != nil {
+		return &s, nil
 	}
-	return s, func() { s.Close() }, nil
+	route, err := n.enter(unix.NETLINK_ROUTE)
+	return &sockets{route: route}, err
+}
+
+// enter opens a socket inside.
+func (n *Namespace) enter(protocol int) (*nlmsg.Socket, error) {
+	s, err := nlmsg.Open(n.path(), protocol)
+	if err != nil {
+		return nil, kind(err)
+	}
+	if err := n.same(s); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
 }
 
 // same refuses another namespace that has taken the place of this one.
@@ -84,13 +86,19 @@ func (n *Namespace) Apply(ctx context.Context, owner string, have, want sandbox.
 	if len(steps) == 0 {
 		return want, nil
 	}
-	s, done, err := n.socket()
+	s, err := n.sockets()
 	if err != nil {
 		return have, fmt.Errorf("apply %s in %s: %w", owner, n, err)
 	}
-	defer done()
-	a := &apply{ns: n, sock: s, steps: steps, left: make([]bool, len(steps))}
-	if err := a.run(ctx); err != nil {
+	if !n.host {
+		defer s.close()
+	}
+	a := &apply{ns: n, inside: s, steps: steps, left: make([]bool, len(steps))}
+	err = a.run(ctx)
+	if err == nil && !n.ours && !n.host && isSilent(have) && !isSilent(want) {
+		err = n.unsilence()
+	}
+	if err != nil {
 		return sandbox.After(have, a.done()), fmt.Errorf("apply %s in %s: %w", owner, n, err)
 	}
 	return want, nil

@@ -7,6 +7,7 @@
 package netns
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,44 +23,61 @@ import (
 // Options say whose namespaces a Provider makes and where.
 type Options struct {
 	Host     string // path of the namespace that is the host; "": the process's own
-	Run      string // directory: namespaces are at <Run>/netns/<id>. Required
+	Run      string // directory: namespaces are at <Run>/netns/<id>. Required; best on a tmpfs
 	Instance string // owner of links: their alias is sealane:<Instance>/<owner>; "": "sealane"
-	Ready    int    // namespaces kept ready beforehand; 0: none
+	Ready    int    // namespaces kept ready beforehand, with two descriptors each; 0: none
 }
 
-// Provider makes namespaces and opens those of others. Safe for concurrent use.
+// Provider makes namespaces and opens those of others. It implements sandbox.Provider, Surveyor, Lister and Gone. Safe for concurrent
+// use.
 type Provider struct {
-	host, dir, instance string
-	ipv6                bool
-	groups              groups
-	sock                *nlmsg.Socket // of the host
-	cookie              uint64        // of the host
+	host, instance string
+	names, mounts  string // directories
+	ipv6           bool   // the kernel has it
+	groups         groups
+	lock           int           // descriptor
+	sock           *nlmsg.Socket // of the host
+	cookie         uint64        // of the host
+	reaper         *reaper
+	ready          *ready
 }
 
 var (
 	_ sandbox.Provider = (*Provider)(nil)
+	_ sandbox.Lister   = (*Provider)(nil)
 )
 
-// New opens the host. FailedPrecondition when another one of the same instance works in it.
+// mounts is the directory beside netns that holds what the names there lead to.
+const mounts = "mounts"
+
+// New opens the host and sweeps what a process that died left in the run directory. FailedPrecondition when another one of the same
+// instance works in this host.
 func New(o Options) (*Provider, error) {
-	if o.Run == "" {
-		return nil, fmt.Errorf("open namespaces: %w: no run directory", errdefs.ErrInvalidArgument)
-	}
-	if o.Instance == "" {
-		o.Instance = "sealane"
-	}
-	p := &Provider{host: o.Host, dir: filepath.Join(o.Run, "netns"), instance: o.Instance}
+	p := &Provider{host: o.Host, instance: cmp.Or(o.Instance, "sealane"), lock: -1}
 	if err := p.open(o); err != nil {
-		return nil, errors.Join(fmt.Errorf("open namespaces in %s: %w", o.Run, err), p.Close())
+		return nil, fmt.Errorf("open namespaces in %s: %w", o.Run, errors.Join(err, p.Close()))
 	}
 	return p, nil
 }
 
-func (p *Provider) open(o Options) (err error) {
-	if err := os.MkdirAll(p.dir, 0o711); err != nil {
+func (p *Provider) open(o Options) error {
+	if o.Run == "" {
+		return fmt.Errorf("%w: no run directory", errdefs.ErrInvalidArgument)
+	}
+	run, err := filepath.Abs(o.Run)
+	if err != nil {
 		return err
 	}
-	if p.groups, err = openGroups(filepath.Join(o.Run, "link-group")); err != nil {
+	if p.lock, err = lock(p.host, p.instance); err != nil {
+		return err
+	}
+	p.names, p.mounts = filepath.Join(run, "netns"), filepath.Join(run, mounts)
+	for _, dir := range []string{p.names, p.mounts} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return err
+		}
+	}
+	if p.groups, err = openGroups(filepath.Join(run, "link-group")); err != nil {
 		return err
 	}
 	if p.sock, err = nlmsg.Open(p.host, unix.NETLINK_ROUTE); err != nil {
@@ -70,33 +88,38 @@ func (p *Provider) open(o Options) (err error) {
 	}
 	_, err = os.Stat("/proc/sys/net/ipv6")
 	p.ipv6 = err == nil
+	grave, err := nlmsg.Open(p.host, unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	p.reaper = newReaper(p.groups, grave)
+	if err := p.sweep(); err != nil {
+		return err
+	}
+	p.ready = newReady(o.Ready, p.readySpace)
 	return nil
 }
 
-// Close lets go of the host. Namespaces and what they contain stay.
+// Close finishes what is being removed and lets go of the host. Namespaces and what they contain stay, but for those kept ready.
 func (p *Provider) Close() error {
-	if p.sock == nil {
-		return nil
+	var errs []error
+	if p.ready != nil {
+		for _, s := range p.ready.close() {
+			errs = append(errs, s.first.close(), unmount(s.mount))
+		}
 	}
-	return p.sock.Close()
+	if p.reaper != nil {
+		p.reaper.close()
+		errs = append(errs, p.reaper.host.Close())
+	}
+	if p.sock != nil {
+		errs = append(errs, p.sock.Close())
+	}
+	if p.lock >= 0 {
+		errs = append(errs, unix.Close(p.lock))
+	}
+	return errors.Join(errs...)
 }
 
-// Open gives access to a namespace that somebody else made, or to the host. InvalidArgument when it is no network namespace, NotFound
-// when nothing is there.
-func (p *Provider) Open(_ context.Context, o sandbox.Origin) (sandbox.Namespace, error) {
-	switch {
-	case o.Host:
-		return &Namespace{p: p, host: true, cookie: p.cookie}, nil
-	}
-	return nil, fmt.Errorf("open namespace: %w", errdefs.ErrNotImplemented)
-}
-
-// cookie is the kernel's identity of the namespace that a socket is in.
-func cookie(socket int) (uint64, error) {
-	const soNetnsCookie = 71 // SO_NETNS_COOKIE
-	c, err := unix.GetsockoptUint64(socket, unix.SOL_SOCKET, soNetnsCookie)
-	if err != nil {
-		return 0, fmt.Errorf("ask a namespace for its cookie: %w", err)
-	}
-	return c, nil
-}
+// Drain waits until what was removed by now is gone, and says what could not be.
+func (p *Provider) Drain(ctx context.Context) error { return p.reaper.wait(ctx) }

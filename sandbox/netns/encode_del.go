@@ -1,0 +1,42 @@
+package netns
+
+import (
+	"context"
+
+	"github.com/sealane/sealane/sandbox"
+	"golang.org/x/sys/unix"
+)
+
+// delLink ends a link. What takes a grace period is done later: the caller waits until nothing passes any more. One that is not ours to
+// delete is let go.
+func (a *apply) delLink(ctx context.Context, l sandbox.Link) error {
+	b := &a.batch
+	switch {
+	case l.Adopt:
+	case l.Arrives != "":
+		return a.sendBack(ctx, l)
+	case l.Veth != nil, l.Child != nil:
+		a.giveUp(l.Name)
+	case l.Bridge != nil, l.VXLAN != nil, l.Tap != nil:
+		beginLink(b, unix.RTM_DELLINK, 0, 0, 0, 0)
+		b.String(unix.IFLA_IFNAME, l.Name)
+		b.End()
+	default: // its other end is deleted; until then it must not stand in the way
+		beginLink(b, unix.RTM_NEWLINK, 0, 0, 0, unix.IFF_UP)
+		b.String(unix.IFLA_IFNAME, l.Name)
+		b.End()
+	}
+	return nil
+}
+
+// giveUp has a link go down, leave its bridge and be deleted by the reaper.
+func (a *apply) giveUp(name string) {
+	g := grave{space: a.ns.key, group: a.ns.p.reaper.group()}
+	b := &a.batch
+	beginLink(b, unix.RTM_NEWLINK, 0, 0, 0, unix.IFF_UP)
+	b.String(unix.IFLA_IFNAME, name)
+	b.Uint32(unix.IFLA_MASTER, 0)
+	b.Uint32(unix.IFLA_GROUP, g.group)
+	b.End()
+	a.graves = append(a.graves, g)
+}

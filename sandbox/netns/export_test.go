@@ -1,0 +1,8 @@
+package netns
+
+// Kept is how many namespaces are ready.
+func (p *Provider) Kept() int {
+	p.ready.mu.Lock()
+	defer p.ready.mu.Unlock()
+	return len(p.ready.spaces)
+}

@@ -1,0 +1,199 @@
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"github.com/sealane/sealane/internal/nlmsg"
+	"golang.org/x/sys/unix"
+)
+
+// groupLimit is how many links are deleted by one message: the kernel holds its one lock for all of them, 5 ms for 50.
+const groupLimit = 32
+
+// reaper deletes in the background what takes the kernel a grace period (15 ms): links that were given up, by group, and mounts of
+// namespaces that were removed. One goroutine does it all; what gathers while it waits is done together.
+type reaper struct {
+	groups groups
+	host   *nlmsg.Socket
+
+	mu      sync.Mutex
+	round   uint32 // the group that links are given up into now, and how many have been
+	members int
+	links   []grave
+	mounts  []string
+	asked   uint64 // jobs so far, and how many of them are done
+	done    uint64
+	changed chan struct{} // closed and replaced when done grows
+	failed  error         // of the jobs since the last wait
+	wake    chan struct{}
+	stop    chan struct{}
+	stopped chan struct{}
+}
+
+// grave is a group of links given up in the namespace whose file is space, "" the host's.
+type grave struct {
+	space string
+	group uint32
+}
+
+func newReaper(g groups, host *nlmsg.Socket) *reaper {
+	r := &reaper{groups: g, host: host, changed: make(chan struct{}), wake: make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{})}
+	go r.run()
+	return r
+}
+
+// group is where the next link is to be given up into.
+func (r *reaper) group() uint32 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.members == groupLimit {
+		r.round, r.members = r.round+1, 0
+	}
+	r.members++
+	return r.groups.dead(r.round)
+}
+
+// bury has links deleted that were given up.
+func (r *reaper) bury(graves ...grave) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, g := range graves {
+		if n := len(r.links); n == 0 || r.links[n-1] != g {
+			r.links = append(r.links, g)
+			r.asked++
+		}
+	}
+	r.prod()
+}
+
+// unmount has a mount removed, with its file.
+func (r *reaper) unmount(path string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.mounts = append(r.mounts, path)
+	r.asked++
+	r.prod()
+}
+
+func (r *reaper) prod() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// wait returns when all that was asked for by now is done, with what went wrong.
+func (r *reaper) wait(ctx context.Context) error {
+	r.mu.Lock()
+	until := r.asked
+	for r.done < until {
+		changed := r.changed
+		r.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		r.mu.Lock()
+	}
+	defer r.mu.Unlock()
+	err := r.failed
+	r.failed = nil
+	return err
+}
+
+// busy says whether something is left to do.
+func (r *reaper) busy() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.done < r.asked
+}
+
+// close does what is left and stops.
+func (r *reaper) close() {
+	close(r.stop)
+	<-r.stopped
+}
+
+func (r *reaper) run() {
+	defer close(r.stopped)
+	for stopping := false; !stopping; {
+		select {
+		case <-r.wake:
+		case <-r.stop:
+			stopping = true
+		}
+		for r.work() {
+		}
+	}
+}
+
+// work does what has gathered and says whether there was anything.
+func (r *reaper) work() bool {
+	r.mu.Lock()
+	links, mounts := r.links, r.mounts
+	r.links, r.mounts = nil, nil
+	if len(links) > 0 { // what is given up from now on is for the next message
+		r.round, r.members = r.round+1, 0
+	}
+	r.mu.Unlock()
+	if len(links)+len(mounts) == 0 {
+		return false
+	}
+	for _, path := range mounts {
+		r.report(unmount(path))
+	}
+	for _, g := range links {
+		r.report(r.delete(g))
+	}
+	return true
+}
+
+func (r *reaper) report(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.done++
+	r.failed = errors.Join(r.failed, err)
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// delete deletes the links of one group. A namespace that is gone took them with it.
+func (r *reaper) delete(g grave) error {
+	s := r.host
+	if g.space != "" {
+		var err error
+		s, err = nlmsg.Open(g.space, unix.NETLINK_ROUTE)
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("delete links of %s: %w", g.space, err)
+		}
+		defer s.Close()
+	}
+	var b nlmsg.Batch
+	beginLink(&b, unix.RTM_DELLINK, unix.NLM_F_ACK, 0, 0, 0)
+	b.Uint32(unix.IFLA_GROUP, g.group)
+	b.End()
+	if err := s.Do(&b, nil); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("delete links of group %d: %w", g.group, err)
+	}
+	return nil
+}
+
+// unmount removes a mounted namespace's file; the namespace ends when nobody else holds it.
+func unmount(path string) error {
+	err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("unmount %s: %w", path, err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}

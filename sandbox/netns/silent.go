@@ -1,0 +1,169 @@
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/sealane/sealane/internal/nlmsg"
+	"github.com/sealane/sealane/sandbox"
+	"golang.org/x/sys/unix"
+)
+
+// A new IPv6 host reports its multicast groups, asks for routers and asks whether others have its address. A bridge of ours floods that to
+// all its ports, where it serves nobody: the thousandth attach would cost thirteen times the first. So a silent interface gets its
+// link-local address from us, without asking, heeds no router, and reports are dropped by one rule.
+
+const (
+	silentTable = "sealane-silent"
+	silentChain = "output"
+	mldReport   = 143 // ICMPv6 version 2 multicast listener report
+)
+
+// silence prepares the namespace for a silent interface.
+func (a *apply) silence(_ context.Context, link string) error {
+	if a.ns.host || a.inside.silent {
+		return nil
+	}
+	if !a.ns.ours { // where everything is ours this holds for all interfaces
+		if _, err := a.ns.sysctl(sandbox.Sysctl{Key: "ipv6/conf/IFNAME/accept_ra", Value: "0", Link: link}); err != nil {
+			return err
+		}
+	}
+	if a.inside.filter == nil {
+		var err error
+		if a.inside.filter, err = a.ns.enter(unix.NETLINK_NETFILTER); err != nil {
+			return err
+		}
+	}
+	return a.inside.dropReports()
+}
+
+// dropReports adds the table, unless it is there.
+func (s *sockets) dropReports() error {
+	var b nlmsg.Batch
+	writeSilentTable(&b)
+	if err := s.filter.Do(&b, nil); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("drop multicast reports: %w", err)
+	}
+	s.silent = true
+	return nil
+}
+
+// unsilence removes the table from a namespace that others made when nothing in it is silent any more.
+func (n *Namespace) unsilence() error {
+	s, err := n.enter(unix.NETLINK_NETFILTER)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	var b nlmsg.Batch
+	batchMark(&b, unix.NFNL_MSG_BATCH_BEGIN)
+	beginNFT(&b, unix.NFT_MSG_DELTABLE, unix.NLM_F_ACK)
+	b.String(unix.NFTA_TABLE_NAME, silentTable)
+	b.End()
+	batchMark(&b, unix.NFNL_MSG_BATCH_END)
+	if err := s.Do(&b, nil); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("remove table %s: %w", silentTable, err)
+	}
+	return nil
+}
+
+// isSilent says whether a share needs the table.
+func isSilent(c sandbox.Config) bool {
+	for _, l := range c.Links {
+		if l.Silent && has6(l) && isFar(l) {
+			return true
+		}
+	}
+	return false
+}
+
+// linkLocal is the address that the kernel would have made of a MAC (RFC 4291, appendix A).
+func linkLocal(mac net.HardwareAddr) netip.Prefix {
+	if len(mac) != 6 {
+		return netip.Prefix{}
+	}
+	a := [16]byte{0xfe, 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5]}
+	return netip.PrefixFrom(netip.AddrFrom16(a), 64)
+}
+
+// writeSilentTable is `nft add table ip6 sealane-silent; nft add chain … { type filter hook output priority filter; }; nft add rule …
+// icmpv6 type mld2-listener-report drop`.
+func writeSilentTable(b *nlmsg.Batch) {
+	batchMark(b, unix.NFNL_MSG_BATCH_BEGIN)
+	beginNFT(b, unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	b.String(unix.NFTA_TABLE_NAME, silentTable)
+	b.End()
+	beginNFT(b, unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE)
+	b.String(unix.NFTA_CHAIN_TABLE, silentTable)
+	b.String(unix.NFTA_CHAIN_NAME, silentChain)
+	b.Nest(unix.NFTA_CHAIN_HOOK | unix.NLA_F_NESTED)
+	b.Uint32BE(unix.NFTA_HOOK_HOOKNUM, unix.NF_INET_LOCAL_OUT)
+	b.Uint32BE(unix.NFTA_HOOK_PRIORITY, 0)
+	b.EndNest()
+	b.String(unix.NFTA_CHAIN_TYPE, "filter")
+	b.End()
+	beginNFT(b, unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND|unix.NLM_F_ACK)
+	b.String(unix.NFTA_RULE_TABLE, silentTable)
+	b.String(unix.NFTA_RULE_CHAIN, silentChain)
+	b.Nest(unix.NFTA_RULE_EXPRESSIONS | unix.NLA_F_NESTED)
+	expression(b, "meta", func() {
+		b.Uint32BE(unix.NFTA_META_DREG, unix.NFT_REG_1)
+		b.Uint32BE(unix.NFTA_META_KEY, unix.NFT_META_L4PROTO)
+	})
+	compare(b, unix.IPPROTO_ICMPV6)
+	expression(b, "payload", func() {
+		b.Uint32BE(unix.NFTA_PAYLOAD_DREG, unix.NFT_REG_1)
+		b.Uint32BE(unix.NFTA_PAYLOAD_BASE, unix.NFT_PAYLOAD_TRANSPORT_HEADER)
+		b.Uint32BE(unix.NFTA_PAYLOAD_OFFSET, 0)
+		b.Uint32BE(unix.NFTA_PAYLOAD_LEN, 1)
+	})
+	compare(b, mldReport)
+	expression(b, "immediate", func() {
+		b.Uint32BE(unix.NFTA_IMMEDIATE_DREG, unix.NFT_REG_VERDICT)
+		b.Nest(unix.NFTA_IMMEDIATE_DATA | unix.NLA_F_NESTED)
+		b.Nest(unix.NFTA_DATA_VERDICT | unix.NLA_F_NESTED)
+		b.Uint32BE(unix.NFTA_VERDICT_CODE, 0) // NF_DROP
+		b.EndNest()
+		b.EndNest()
+	})
+	b.EndNest()
+	b.End()
+	batchMark(b, unix.NFNL_MSG_BATCH_END)
+}
+
+// compare ends a rule unless the byte in the register is v.
+func compare(b *nlmsg.Batch, v byte) {
+	expression(b, "cmp", func() {
+		b.Uint32BE(unix.NFTA_CMP_SREG, unix.NFT_REG_1)
+		b.Uint32BE(unix.NFTA_CMP_OP, unix.NFT_CMP_EQ)
+		b.Nest(unix.NFTA_CMP_DATA | unix.NLA_F_NESTED)
+		b.Attr(unix.NFTA_DATA_VALUE, []byte{v})
+		b.EndNest()
+	})
+}
+
+func expression(b *nlmsg.Batch, name string, data func()) {
+	b.Nest(unix.NFTA_LIST_ELEM | unix.NLA_F_NESTED)
+	b.String(unix.NFTA_EXPR_NAME, name)
+	b.Nest(unix.NFTA_EXPR_DATA | unix.NLA_F_NESTED)
+	data()
+	b.EndNest()
+	b.EndNest()
+}
+
+// beginNFT opens a message of nf_tables about the IPv6 family.
+func beginNFT(b *nlmsg.Batch, typ, flags uint16) {
+	b.Begin(unix.NFNL_SUBSYS_NFTABLES<<8|typ, flags)
+	b.Raw(unix.NFPROTO_IPV6, unix.NFNETLINK_V0, 0, 0)
+}
+
+// batchMark opens or closes a transaction.
+func batchMark(b *nlmsg.Batch, typ uint16) {
+	b.Begin(typ, 0)
+	b.Raw(unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, unix.NFNL_SUBSYS_NFTABLES)
+	b.End()
+}
