@@ -1,0 +1,40 @@
+# Everything that a developer runs. A machine with Debian, Go and make is enough: what else a target needs it installs, and says so.
+# Kernel tests, the demo and the bench make network namespaces and so run as root: by sudo when you are not.
+
+SUDO        := $(shell test "$$(id -u)" = 0 || echo sudo)
+STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+FUZZTIME    ?= 15s
+BENCHFLAGS  ?=
+# Test binaries are built by you and run as root.
+EXEC        := $(if $(SUDO),-exec "sudo env PATH=$(PATH) HOME=$(HOME)")
+
+export PATH := $(PATH):/usr/sbin:/sbin
+
+.PHONY: demo test verify fuzz bench check
+
+demo: ## two containers on a network that talk
+	scripts/need ping:iputils-ping
+	go build -o bin/quickstart ./examples/quickstart
+	$(SUDO) bin/quickstart
+
+test: ## everything that must hold before a change goes in
+	scripts/need gcc:gcc /usr/include/stdio.h:libc6-dev ip:iproute2 nft:nftables ping:iputils-ping conntrack:conntrack busybox:busybox-static
+	$(MAKE) --no-print-directory check
+	go test -race -count=1 -p 2 -timeout 12m $(EXEC) ./...
+
+verify: check ## what needs no kernel work: checks, the floors, the README
+	go test -count=1 -run '^Test(Architecture|README)' $(EXEC) .
+	cd bench && go vet ./... && go test ./...
+
+check:
+	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not formatted by gofmt:"; echo "$$unformatted"; exit 1; }
+	go vet ./...
+	$(STATICCHECK) ./...
+
+fuzz: ## every fuzz target for FUZZTIME
+	scripts/fuzz $(FUZZTIME)
+
+bench: ## sealane beside the floor and a peer; BENCHFLAGS="-quick -rows attach"
+	scripts/need ip:iproute2 nft:nftables iptables:iptables
+	cd bench && go build -o ../bin/bench .
+	$(SUDO) bin/bench $(BENCHFLAGS)
