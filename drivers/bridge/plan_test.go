@@ -135,10 +135,6 @@ func TestPlanEndpoint(t *testing.T) {
 		"other-router": func(_ *testing.T, in *netdriver.Input, _ *endpoint.Info) {
 			in.Network.Subnets[0].Aux = map[string]netip.Addr{"DefaultGatewayIPv4": netip.MustParseAddr("10.1.0.254")}
 		},
-		"link-local-ipv6-on-ipv4": func(_ *testing.T, in *netdriver.Input, e *endpoint.Info) {
-			in.Network.Subnets, e.Addresses = in.Network.Subnets[:1], e.Addresses[:1]
-			e.Spec.LinkLocal = []netip.Prefix{netip.MustParsePrefix("fe80::99/64")}
-		},
 		"ports": func(t *testing.T, _ *netdriver.Input, e *endpoint.Info) {
 			e.Ports = ports(t, "8080:80", "127.0.0.1:9090:90/udp", "[::1]:9090:90/udp", "[::]:7000-7009:70-79", "192.0.2.2:5000:5000/sctp")
 		},
