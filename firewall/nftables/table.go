@@ -33,6 +33,7 @@ type table struct {
 	exists   bool
 	count    int                // of elements that somebody owns
 	gateways map[string]gateway // by interface: ports are rendered by the mode of their network
+	uplinks  []element
 }
 
 // Apply implements firewall.Firewall. It trusts Have; where the kernel then says that something is missing, or there already, it looks and
@@ -90,6 +91,7 @@ func (t *table) reach(changes []firewall.Change) (s step, err error) {
 type step struct {
 	gone, added []element
 	gateways    map[string]gateway // afterwards
+	around      bool               // networks come or go: the host's settings matter too
 }
 
 // stale says that the table is not as Have told.
@@ -127,10 +129,12 @@ func (t *table) learn() error {
 
 // see remembers what was read.
 func (t *table) see(exists bool, all []element) {
-	t.exists, t.count = exists, 0
+	t.exists, t.count, t.uplinks = exists, 0, nil
 	t.gateways = map[string]gateway{}
 	for _, e := range all {
-		if e.set != setUplinks {
+		if e.set == setUplinks {
+			t.uplinks = append(t.uplinks, e)
+		} else {
 			t.count++
 		}
 	}
@@ -141,10 +145,10 @@ func (t *table) see(exists bool, all []element) {
 	}
 }
 
-// gatewaysAfter is how networks will be treated.
-func (t *table) gatewaysAfter(changes []firewall.Change) map[string]gateway {
+// begin is a step that does nothing yet, with how networks will be treated after these changes.
+func (t *table) begin(changes []firewall.Change) step {
 	if !slices.ContainsFunc(changes, func(c firewall.Change) bool { return len(c.Have.Networks)+len(c.Want.Networks) > 0 }) {
-		return t.gateways
+		return step{gateways: t.gateways}
 	}
 	after := maps.Clone(t.gateways)
 	for _, c := range changes {
@@ -157,12 +161,12 @@ func (t *table) gatewaysAfter(changes []firewall.Change) map[string]gateway {
 			after[n.Interface] = gateway{n.Mode4, n.Mode6}
 		}
 	}
-	return after
+	return step{gateways: after, around: true}
 }
 
 // trusting works out a step from what the changes say is there.
 func (t *table) trusting(changes []firewall.Change) step {
-	s := step{gateways: t.gatewaysAfter(changes)}
+	s := t.begin(changes)
 	for _, c := range changes {
 		have, want := alike(c.Have, c.Want)
 		gone, added := difference(render(c.Owner, have, t.gateways), render(c.Owner, want, s.gateways))
@@ -195,7 +199,7 @@ func (t *table) looking(changes []firewall.Change) (step, error) {
 		return step{}, err
 	}
 	t.see(exists, all)
-	s := step{gateways: t.gatewaysAfter(changes)}
+	s := t.begin(changes)
 	var have, want []element
 	for _, c := range changes {
 		want = append(want, render(c.Owner, c.Want, s.gateways)...)
@@ -226,25 +230,37 @@ func (t *table) looking(changes []firewall.Change) (step, error) {
 
 // commit does a step in one transaction, making the table first where there is none.
 func (t *table) commit(s step) error {
+	var beside surroundings
+	if s.around {
+		var err error
+		if beside, err = t.around(s.gateways); err != nil {
+			return err
+		}
+	}
 	if !t.exists {
 		s.gone = nil
 	}
-	if len(s.gone)+len(s.added) == 0 {
+	if len(s.gone)+len(s.added) == 0 && beside.nothing() {
 		return nil
 	}
 	t.tx.begin()
-	if !t.exists {
+	if !t.exists && len(s.added) > 0 {
 		if err := t.tx.create(t.revision); err != nil {
 			return err
 		}
 	}
-	t.tx.del(s.gone)
-	t.tx.add(s.added)
+	t.tx.del(append(s.gone, beside.gone...))
+	t.tx.add(append(s.added, beside.added...))
+	t.tx.shut(beside.surplus)
+	if err := t.tx.open(beside.missing); err != nil {
+		return err
+	}
 	if err := t.tx.commit(); err != nil {
 		return err
 	}
-	t.exists = true
+	t.exists = t.exists || len(s.added) > 0
 	t.count += len(s.added) - len(s.gone)
+	t.uplinks = append(except(t.uplinks, beside.gone), beside.added...)
 	return nil
 }
 
@@ -264,10 +280,23 @@ func (t *table) retire() error {
 }
 
 func (t *table) remove() error {
-	t.tx.begin()
-	t.tx.remove()
-	if err := t.tx.commit(); err != nil && !errors.Is(err, unix.ENOENT) {
+	beside, err := t.around(nil)
+	if err != nil {
 		return fmt.Errorf("remove table inet %s: %w", t.name, kinded(err))
+	}
+	exists, _, err := t.found()
+	if err != nil {
+		return err
+	}
+	if exists || len(beside.surplus) > 0 {
+		t.tx.begin()
+		t.tx.shut(beside.surplus)
+		if exists {
+			t.tx.remove()
+		}
+		if err := t.tx.commit(); err != nil {
+			return fmt.Errorf("remove table inet %s: %w", t.name, kinded(err))
+		}
 	}
 	t.see(false, nil)
 	return nil

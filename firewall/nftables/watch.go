@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/sealane/sealane/internal/nlmsg"
@@ -21,69 +22,118 @@ const attrGenPID, attrGenName = 2, 3
 // or "" where news was lost or the kernel does not say. What was yielded before the first error stands; an error ends it. Our own transactions are
 // filtered out in the kernel.
 //
-// Rules that somebody changed are put right here, before it is told: terms say nothing of them. That needs somebody who watches.
+// Some things are put right here, since terms say nothing of them: rules of ours that somebody changed, before it is told; and, on the host,
+// what follows from other people's settings, which is not told: rules beside Docker's and the links that lead out.
 func (t *table) Watch(ctx context.Context) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
-		news, err := t.subscribe()
-		if err != nil {
-			yield("", fmt.Errorf("watch table inet %s: %w", t.name, kinded(err)))
-			return
-		}
-		defer news.Close()
-		defer context.AfterFunc(ctx, func() { news.SetReadDeadline(time.Unix(1, 0)) })()
-		var seen touched
-		buf := make([]byte, 64<<10)
-		for {
-			n, err := news.Read(buf)
-			if ctx.Err() != nil {
+		ctx, cancel := context.WithCancel(ctx)
+		var routes sync.WaitGroup
+		routes.Go(func() { t.watchRoutes(ctx) })
+		defer routes.Wait()
+		defer cancel()
+		for who, err := range t.transactions(ctx) {
+			if err != nil {
+				err = fmt.Errorf("watch table inet %s: %w", t.name, kinded(err))
+			}
+			if !yield(who, err) || err != nil {
 				return
 			}
+		}
+	}
+}
+
+// transactions yields what Watch does.
+func (t *table) transactions(ctx context.Context) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		own, err := portID(t.socket.FD())
+		if err != nil {
+			yield("", err)
+			return
+		}
+		var seen touched
+		for p, err := range t.news(ctx, unix.NETLINK_NETFILTER, 1<<(unix.NFNLGRP_NFTABLES-1), own) {
 			switch {
 			case errors.Is(err, unix.ENOBUFS): // news was lost
-				t.suspect(touched{rules: true})
+				t.suspect(touched{rules: true, beside: true})
 				if !yield("", nil) {
 					return
 				}
-				continue
 			case err != nil:
-				yield("", fmt.Errorf("watch table inet %s: %w", t.name, err))
+				yield("", err)
 				return
-			}
-			for _, who := range t.hear(buf[:n], &seen) {
-				if !yield(who, nil) {
-					return
+			default:
+				for _, who := range t.hear(p, &seen) {
+					if !yield(who, nil) {
+						return
+					}
 				}
 			}
 		}
 	}
 }
 
-// touched is what a transaction did to us.
-type touched struct{ elements, rules bool }
+// watchRoutes follows which links of the host lead out.
+func (t *table) watchRoutes(ctx context.Context) {
+	const groups = unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE
+	if !t.host {
+		return
+	}
+	for p, err := range t.news(ctx, unix.NETLINK_ROUTE, groups, 0) {
+		if errors.Is(err, unix.ENOBUFS) || err == nil && defaultRoute(p) {
+			t.suspect(touched{beside: true})
+		}
+	}
+}
+
+// defaultRoute says whether news speaks of a route to everywhere.
+func defaultRoute(p []byte) bool {
+	const destinationLen = 1 // offset in struct rtmsg
+	for m := range messages(p) {
+		if len(m) > unix.SizeofNlMsghdr+destinationLen && m[unix.SizeofNlMsghdr+destinationLen] == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// messages goes through what came in one datagram.
+func messages(p []byte) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		for len(p) >= unix.SizeofNlMsghdr {
+			n := int(binary.NativeEndian.Uint32(p))
+			if n < unix.SizeofNlMsghdr || n > len(p) || !yield(p[:n]) {
+				return
+			}
+			p = p[min(padded(n), len(p)):]
+		}
+	}
+}
+
+// touched is what a transaction did: to elements or rules of ours, or to iptables' chains.
+type touched struct{ elements, rules, beside bool }
 
 // hear reads news and returns who touched our table in transactions that end in it.
 func (t *table) hear(p []byte, seen *touched) (who []string) {
-	for len(p) >= unix.SizeofNlMsghdr {
-		n := int(binary.NativeEndian.Uint32(p))
-		if n < unix.SizeofNlMsghdr+headerLen || n > len(p) {
-			return who
+	for m := range messages(p) {
+		if len(m) < unix.SizeofNlMsghdr+headerLen {
+			continue
 		}
-		typ := binary.NativeEndian.Uint16(p[4:]) & 0xff
-		family, attrs := p[unix.SizeofNlMsghdr], p[unix.SizeofNlMsghdr+headerLen:n]
-		p = p[min(padded(n), len(p)):]
+		typ := binary.NativeEndian.Uint16(m[4:]) & 0xff
+		family, attrs := m[unix.SizeofNlMsghdr], m[unix.SizeofNlMsghdr+headerLen:]
+		name := text(nlmsg.Attr(attrs, unix.NFTA_TABLE_NAME))
 		switch {
 		case typ == unix.NFT_MSG_NEWGEN:
-			if *seen != (touched{}) {
-				t.suspect(*seen)
+			t.suspect(*seen)
+			if seen.elements || seen.rules {
 				who = append(who, author(attrs))
 			}
 			*seen = touched{}
-		case family == unix.NFPROTO_INET && text(nlmsg.Attr(attrs, unix.NFTA_TABLE_NAME)) == t.name:
-			if typ == unix.NFT_MSG_NEWSETELEM || typ == unix.NFT_MSG_DELSETELEM {
-				seen.elements = true
-			} else {
-				seen.rules = true
-			}
+		case family == unix.NFPROTO_INET && name == t.name && (typ == unix.NFT_MSG_NEWSETELEM || typ == unix.NFT_MSG_DELSETELEM):
+			seen.elements = true
+		case family == unix.NFPROTO_INET && name == t.name:
+			seen.rules = true
+		case (family == unix.NFPROTO_IPV4 || family == unix.NFPROTO_IPV6) && name == iptablesTable:
+			seen.beside = true
 		}
 	}
 	return who
@@ -97,41 +147,69 @@ func author(attrs []byte) string {
 	return fmt.Sprintf("%s[%d]", name, binary.BigEndian.Uint32(pid))
 }
 
-// suspect makes the next Apply look before it trusts. Damaged rules are mended at once; where that fails, by the next Apply.
+// suspect makes the next Apply look before it trusts. What can be mended without terms is mended at once; where that fails, by the next
+// Apply, which will say why.
 func (t *table) suspect(what touched) {
+	if what == (touched{}) {
+		return
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.known, t.damaged = false, t.damaged || what.rules
-	if t.damaged && t.learn() == nil {
-		t.known = false
+	known := t.known && !what.elements && !what.rules
+	t.known, t.damaged = known, t.damaged || what.rules
+	if !t.damaged && !what.beside || t.learn() != nil {
+		return
+	}
+	if what.beside && len(t.gateways) > 0 {
+		known = t.commit(step{gateways: t.gateways, around: true}) == nil && known
+	}
+	t.known = known
+}
+
+// news yields the datagrams that a new socket gets as a member of groups, until ctx ends; not what the socket with port number deafTo
+// caused, of the same protocol. After ENOBUFS it goes on, after any other error it ends.
+func (t *table) news(ctx context.Context, protocol int, groups, deafTo uint32) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		f, err := t.subscribe(protocol, groups, deafTo)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		defer f.Close()
+		defer context.AfterFunc(ctx, func() { f.SetReadDeadline(time.Unix(1, 0)) })()
+		buf := make([]byte, 64<<10)
+		for {
+			n, err := f.Read(buf)
+			if ctx.Err() != nil || !yield(buf[:max(n, 0)], err) || err != nil && !errors.Is(err, unix.ENOBUFS) {
+				return
+			}
+		}
 	}
 }
 
-// subscribe opens a socket that hears of every transaction of the namespace but our own.
-func (t *table) subscribe() (*os.File, error) {
+func (t *table) subscribe(protocol int, groups, deafTo uint32) (*os.File, error) {
 	fd := -1
 	err := nsthread.Do(t.path, func() (err error) {
-		fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
+		fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	own, err := portID(t.socket.FD())
-	if err == nil {
-		err = ignore(fd, own)
+	if deafTo != 0 {
+		err = ignore(fd, deafTo)
 	}
 	if err == nil {
 		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20)
 	}
 	if err == nil {
-		err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1 << (unix.NFNLGRP_NFTABLES - 1)})
+		err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups})
 	}
 	if err != nil {
 		unix.Close(fd)
 		return nil, err
 	}
-	return os.NewFile(uintptr(fd), "nftables news"), nil
+	return os.NewFile(uintptr(fd), "netlink news"), nil
 }
 
 func portID(fd int) (uint32, error) {
