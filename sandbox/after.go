@@ -22,10 +22,11 @@ func (s Step) after(c Config) Config {
 		l.Addrs, l.Entries = nil, nil
 		c.Links = append(without(c.Links, func(o Link) bool { return o.Name == l.Name }), l)
 	case DelLink:
-		c.Links = without(c.Links, func(o Link) bool { return o.Name == s.Link.Name })
+		goes := func(name string) bool { return name != "" && (name == s.Link.Name || name == s.Link.twin()) }
+		c.Links = without(c.Links, func(o Link) bool { return goes(o.Name) })
 		if !s.Link.Adopt {
-			c.Routes = without(c.Routes, func(r Route) bool { return r.Link == s.Link.Name })
-			c.Sysctls = without(c.Sysctls, func(v Sysctl) bool { return v.Link == s.Link.Name })
+			c.Routes = without(c.Routes, func(r Route) bool { return goes(r.Link) })
+			c.Sysctls = without(c.Sysctls, func(v Sysctl) bool { return goes(v.Link) })
 		}
 	case AddRoute:
 		c.Routes = append(without(c.Routes, func(r Route) bool { return r == s.Route }), s.Route)

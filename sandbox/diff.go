@@ -75,6 +75,10 @@ func (d *differ) dropLink(have Link) {
 	}
 	d.add(Step{Op: DelLink, Link: have})
 	d.lost[have.Name] = true
+	if twin := have.twin(); twin != "" {
+		d.lost[twin] = true
+		delete(d.was, twin)
+	}
 }
 
 func (d *differ) addAddrs(have, want Link) {
@@ -167,7 +171,10 @@ func (d *differ) deletes() {
 	}
 	links := ordered(d.have.Links)
 	for _, l := range slices.Backward(links) {
-		have := d.was[l.Name]
+		have, there := d.was[l.Name]
+		if !there {
+			continue // it went with its near end
+		}
 		want, stays := wanted[l.Name]
 		if stays || have.Adopt {
 			d.delEntries(have, want)
@@ -236,6 +243,14 @@ func ordered(links []Link) []Link {
 		place(l.Name)
 	}
 	return out
+}
+
+// twin is the name of a veth's far end when that is in the same namespace, and goes when l goes; "" otherwise, or it is not known.
+func (l Link) twin() string {
+	if l.Veth == nil || l.Veth.Space != "" {
+		return ""
+	}
+	return l.Veth.Peer
 }
 
 // far says whether l is the far end of a veth, made and deleted from the other side.

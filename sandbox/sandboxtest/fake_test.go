@@ -215,3 +215,11 @@ func TestProcess(t *testing.T) {
 		t.Errorf("observe what has ended: %v", err)
 	}
 }
+
+func TestWalks(t *testing.T) {
+	f := sandboxtest.NewFake()
+	sandboxtest.Walk(t, env(t, f), 1, 300, 4)
+	if n := f.Handles(); n != 0 {
+		t.Errorf("%d handles were left open", n)
+	}
+}
