@@ -26,7 +26,7 @@ type apply struct {
 	files   []int            // descriptors that batch names, open until it is sent
 	fresh   []string         // links that batch makes: their index is known when it was sent
 	graves  []grave          // groups that batch gives links up into
-	after   []func() error   // what is to be done when it was sent
+	frames  []outgoing       // to be sent after it
 	local   map[string]bool  // silent links that were given a link-local address
 	keeps   map[string]bool  // links that keep the other addresses of a subnet
 	last    []sandbox.Sysctl // to be set at the end
@@ -169,7 +169,22 @@ func (a *apply) flush(ctx context.Context) error {
 		a.ns.p.reaper.bury(a.graves...)
 		a.graves = nil
 	}
-	return a.settle(ctx, sent, refused)
+	if err := a.settle(ctx, sent, refused); err != nil {
+		return err
+	}
+	return a.sendFrames()
+}
+
+// sendFrames makes announcements.
+func (a *apply) sendFrames() error {
+	frames := a.frames
+	a.frames = nil
+	for _, f := range frames {
+		if err := a.ns.p.announcer.send(f.bridge, f.frame); err != nil {
+			return fmt.Errorf("announce an address: %w", err)
+		}
+	}
+	return nil
 }
 
 // settle marks the steps that were sent as done, but for those that were refused and could not be mended.

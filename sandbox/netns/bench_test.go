@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"github.com/sealane/sealane/internal/nlmsg"
-	"github.com/sealane/sealane/internal/nsthread"
 	"github.com/sealane/sealane/internal/nstest"
+	"github.com/sealane/sealane/internal/nsthread"
 	"github.com/sealane/sealane/sandbox"
 	"github.com/sealane/sealane/sandbox/netns"
 	"golang.org/x/sys/unix"

@@ -47,7 +47,7 @@ func (a *apply) addLinkLocal(ctx context.Context, index uint32, l sandbox.Link) 
 	}
 	mac := l.MAC
 	if len(mac) == 0 {
-		there, err := look(a.inside.route, l.Name)
+		there, err := look(a.inside.route, 0, l.Name)
 		if err != nil {
 			return err
 		}

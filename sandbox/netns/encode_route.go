@@ -62,20 +62,11 @@ func (a *apply) route(ctx context.Context, op sandbox.Op, r sandbox.Route) error
 
 // rawRoute writes a struct rtmsg.
 func (a *apply) rawRoute(r sandbox.Route) (kind uint8, err error) {
-	switch r.Type {
-	case "", "unicast":
-		kind = unix.RTN_UNICAST
-	case "local":
-		kind = unix.RTN_LOCAL
-	case "blackhole":
-		kind = unix.RTN_BLACKHOLE
-	case "unreachable":
-		kind = unix.RTN_UNREACHABLE
-	case "prohibit":
-		kind = unix.RTN_PROHIBIT
-	default:
-		return 0, fmt.Errorf("%w: a route cannot be %q", errdefs.ErrInvalidArgument, r.Type)
+	n, err := numberOf(routeTypes(), r.Type)
+	if err != nil {
+		return 0, fmt.Errorf("type of a route: %w", err)
 	}
+	kind = uint8(n)
 	var h [unix.SizeofRtMsg]byte
 	h[0], h[1] = addrFamily(r.Dst.Addr()), uint8(r.Dst.Bits())
 	h[5] = a.ns.protocol()
@@ -88,6 +79,11 @@ func (a *apply) rawRoute(r sandbox.Route) (kind uint8, err error) {
 	h[7] = kind
 	a.batch.Raw(h[:]...)
 	return kind, nil
+}
+
+func routeTypes() []word {
+	return []word{{"", unix.RTN_UNICAST}, {"unicast", unix.RTN_UNICAST}, {"local", unix.RTN_LOCAL}, {"blackhole", unix.RTN_BLACKHOLE},
+		{"unreachable", unix.RTN_UNREACHABLE}, {"prohibit", unix.RTN_PROHIBIT}}
 }
 
 func routeTable(r sandbox.Route, kind uint8) uint32 {

@@ -24,11 +24,13 @@ type seen struct {
 	data, port               []byte // attributes of the kind, and of the port
 }
 
-// look asks for one link by name.
-func look(s *nlmsg.Socket, name string) (seen, error) {
+// look asks for one link, by index, or by name when that is 0.
+func look(s *nlmsg.Socket, index uint32, name string) (seen, error) {
 	var b nlmsg.Batch
-	beginLink(&b, unix.RTM_GETLINK, unix.NLM_F_ACK, 0, 0, 0)
-	b.String(unix.IFLA_IFNAME, name)
+	beginLink(&b, unix.RTM_GETLINK, unix.NLM_F_ACK, index, 0, 0)
+	if index == 0 {
+		b.String(unix.IFLA_IFNAME, name)
+	}
 	b.Uint32(unix.IFLA_EXT_MASK, skipStats)
 	b.End()
 	var found seen

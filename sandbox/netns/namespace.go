@@ -2,9 +2,7 @@ package netns
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"iter"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -110,14 +108,4 @@ func (n *Namespace) String() string {
 		return "the host"
 	}
 	return "namespace " + n.key
-}
-
-// Observe is not there yet.
-func (n *Namespace) Observe(context.Context) (map[string]sandbox.Config, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// Watch is not there yet.
-func (n *Namespace) Watch(context.Context) iter.Seq2[string, error] {
-	return func(func(string, error) bool) {}
 }

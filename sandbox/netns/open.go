@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/containerd/errdefs"
 	"github.com/sealane/sealane/internal/nsthread"
@@ -29,11 +30,11 @@ func (p *Provider) openPath(path string) (sandbox.Namespace, error) {
 	if path == "" {
 		return nil, fmt.Errorf("open namespace: %w: want one of a path, a pid and the host", errdefs.ErrInvalidArgument)
 	}
-	c, err := identify(path)
+	n, err := p.opened(path)
 	if err != nil {
 		return nil, fmt.Errorf("open namespace: %w", err)
 	}
-	return &Namespace{p: p, key: path, cookie: c}, nil
+	return n, nil
 }
 
 // openProcess holds the process by a pidfd while it looks, so that a number that is used again cannot lead it elsewhere.
@@ -43,15 +44,27 @@ func (p *Provider) openProcess(pid int) (sandbox.Namespace, error) {
 		return nil, fmt.Errorf("open namespace of process %d: %w", pid, kind(err))
 	}
 	defer unix.Close(fd)
-	path := fmt.Sprintf("/proc/%d/ns/net", pid)
-	c, err := identify(path)
+	n, err := p.opened(fmt.Sprintf("/proc/%d/ns/net", pid))
 	if err == nil {
 		err = unix.PidfdSendSignal(fd, 0, nil, 0)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open namespace of process %d: %w", pid, kind(err))
 	}
-	return &Namespace{p: p, key: path, cookie: c}, nil
+	return n, nil
+}
+
+// opened is the namespace at path. The end of one that is not ours will be told.
+func (p *Provider) opened(path string) (*Namespace, error) {
+	c, err := identify(path)
+	if err != nil {
+		return nil, err
+	}
+	n := &Namespace{p: p, key: path, cookie: c, ours: filepath.Dir(path) == p.names}
+	if n.ours {
+		return n, nil
+	}
+	return n, p.warden.watch(path, c)
 }
 
 // identify is the cookie of the network namespace at path, if that is what it is.

@@ -38,6 +38,8 @@ type Provider struct {
 	lock           int           // descriptor
 	sock           *nlmsg.Socket // of the host
 	cookie         uint64        // of the host
+	announcer      announcer
+	warden         *warden
 	reaper         *reaper
 	ready          *ready
 }
@@ -45,6 +47,8 @@ type Provider struct {
 var (
 	_ sandbox.Provider = (*Provider)(nil)
 	_ sandbox.Lister   = (*Provider)(nil)
+	_ sandbox.Surveyor = (*Provider)(nil)
+	_ sandbox.Gone     = (*Provider)(nil)
 )
 
 // mounts is the directory beside netns that holds what the names there lead to.
@@ -53,7 +57,7 @@ const mounts = "mounts"
 // New opens the host and sweeps what a process that died left in the run directory. FailedPrecondition when another one of the same
 // instance works in this host.
 func New(o Options) (*Provider, error) {
-	p := &Provider{host: o.Host, instance: cmp.Or(o.Instance, "sealane"), lock: -1}
+	p := &Provider{host: o.Host, instance: cmp.Or(o.Instance, "sealane"), lock: -1, announcer: announcer{host: o.Host, fd: -1}}
 	if err := p.open(o); err != nil {
 		return nil, fmt.Errorf("open namespaces in %s: %w", o.Run, errors.Join(err, p.Close()))
 	}
@@ -88,6 +92,9 @@ func (p *Provider) open(o Options) error {
 	}
 	_, err = os.Stat("/proc/sys/net/ipv6")
 	p.ipv6 = err == nil
+	if p.warden, err = newWarden(); err != nil {
+		return err
+	}
 	grave, err := nlmsg.Open(p.host, unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
@@ -112,9 +119,13 @@ func (p *Provider) Close() error {
 		p.reaper.close()
 		errs = append(errs, p.reaper.host.Close())
 	}
+	if p.warden != nil {
+		errs = append(errs, p.warden.close())
+	}
 	if p.sock != nil {
 		errs = append(errs, p.sock.Close())
 	}
+	errs = append(errs, p.announcer.close())
 	if p.lock >= 0 {
 		errs = append(errs, unix.Close(p.lock))
 	}

@@ -13,7 +13,7 @@ import (
 // clear deals with what has the name of a link that is to be made: a link given up that is not gone yet, or what an Apply that died left.
 // again says that the name is free now. Without error and again, what is there is ours and can stay. AlreadyExists when it is not ours.
 func (a *apply) clear(ctx context.Context, l sandbox.Link) (again bool, err error) {
-	there, err := look(a.inside.route, l.Name)
+	there, err := look(a.inside.route, 0, l.Name)
 	switch {
 	case errors.Is(err, unix.ENODEV): // gone by now, or it is the name of the other end that is taken
 	case err != nil:
