@@ -137,9 +137,9 @@ func (d *Driver) ReleasePool(_ context.Context, id ipam.PoolID) error {
 // RequestAddress implements ipam.Driver. The gateway is the lowest free address of the subnet, any other the lowest free one of the
 // range, or in serial order the next after the last one given; ResourceExhausted when there is none.
 func (d *Driver) RequestAddress(_ context.Context, r ipam.AddressRequest) (ipam.Address, error) {
-	a, err := d.requestAddress(&r)
+	p, k, err := d.requestAddress(&r)
 	if err == nil {
-		return a, nil
+		return ipam.Address{Prefix: netip.PrefixFrom(k.addr(p.v4), p.prefix.Bits())}, nil
 	}
 	what := "address"
 	if r.Address.IsValid() {
@@ -148,21 +148,20 @@ func (d *Driver) RequestAddress(_ context.Context, r ipam.AddressRequest) (ipam.
 	return ipam.Address{}, fmt.Errorf("request %s of pool %s: %w", what, r.Pool, err)
 }
 
-func (d *Driver) requestAddress(r *ipam.AddressRequest) (ipam.Address, error) {
+func (d *Driver) requestAddress(r *ipam.AddressRequest) (p *subnet, k key, err error) {
 	owner := d.hash(r.Owner)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	p := d.pools[r.Pool]
+	p = d.pools[r.Pool]
 	if p == nil {
-		return ipam.Address{}, fmt.Errorf("%w: no such pool", errdefs.ErrNotFound)
+		return nil, key{}, fmt.Errorf("%w: no such pool", errdefs.ErrNotFound)
 	}
-	serial, err := p.serial, error(nil)
+	serial := p.serial
 	if len(r.Options) != 0 {
 		if serial, err = serialOrder(r.Options, p.serial); err != nil {
-			return ipam.Address{}, err
+			return nil, key{}, err
 		}
 	}
-	var k key
 	switch {
 	case r.Address.IsValid():
 		k, err = p.named(r.Address, owner, r.Gateway)
@@ -173,10 +172,7 @@ func (d *Driver) requestAddress(r *ipam.AddressRequest) (ipam.Address, error) {
 	default:
 		k, err = p.lowest(owner)
 	}
-	if err != nil {
-		return ipam.Address{}, err
-	}
-	return ipam.Address{Prefix: netip.PrefixFrom(k.addr(p.v4), p.prefix.Bits())}, nil
+	return p, k, err
 }
 
 // ReleaseAddress implements ipam.Driver.

@@ -111,61 +111,44 @@ func (n *node) adopt(i int, kid *node) {
 
 // claim gives the lowest free key from k on to owner; ok is false when there is none up to the highest of all.
 func (s *set) claim(k key, owner uint64) (got key, ok bool) {
-	if s.root != nil && s.root.holds(k) {
-		if got, ok = s.claimIn(s.root, k, owner); ok {
+	n := s.root
+	for n != nil && n.holds(k) {
+		i := n.slot(k)
+		open := ^n.full >> i << i
+		if open == 0 { // nothing from k on in here
+			if k = n.end(); k == (key{}) {
+				return key{}, false
+			}
+			n = s.root
+			continue
+		}
+		next := bits.TrailingZeros64(open)
+		if n.leaf() {
+			k = n.start(next)
+			n.mark(next, owner)
 			s.taken++
-			return got, true
+			if n.full == allSlots {
+				s.filled(s.root, k)
+			}
+			return k, true
 		}
-		if k = s.root.end(); k == (key{}) {
-			return key{}, false
+		if next != i {
+			k = n.start(next)
 		}
+		n = n.kids[next]
 	}
 	s.take(k, owner)
 	return k, true
 }
 
-// claimIn claims in n, which holds k.
-func (s *set) claimIn(n *node, k key, owner uint64) (got key, ok bool) {
-	i := n.slot(k)
+// filled tells the nodes above the leaf of k that it has filled up.
+func (s *set) filled(n *node, k key) {
 	if n.leaf() {
-		open := ^n.full >> i << i
-		if open == 0 {
-			return key{}, false
-		}
-		i = bits.TrailingZeros64(open)
-		n.mark(i, owner)
-		return key{n.first.hi, n.first.lo | uint64(i)}, true
+		return
 	}
-	if n.full>>i&1 == 0 {
-		if got, ok = s.claimSlot(n, i, k, owner); ok {
-			return got, true
-		}
-	}
-	open := ^n.full >> (i + 1) << (i + 1)
-	if open == 0 {
-		return key{}, false
-	}
-	i = bits.TrailingZeros64(open)
-	return s.claimSlot(n, i, n.start(i), owner)
-}
-
-// claimSlot claims in slot i of a branch, where k lies.
-func (s *set) claimSlot(n *node, i int, k key, owner uint64) (got key, ok bool) {
-	kid := n.kids[i]
-	if kid != nil && kid.holds(k) {
-		if got, ok = s.claimIn(kid, k, owner); ok {
-			n.adopt(i, kid)
-			return got, true
-		}
-		k = kid.end() // still in the slot when the child spans a part of it
-		if !n.holds(k) || n.slot(k) != i {
-			return key{}, false
-		}
-	}
-	kid = s.reaching(kid, k)
-	s.add(kid, k, owner)
-	n.adopt(i, kid)
-	return k, true
+	i := n.slot(k)
+	s.filled(n.kids[i], k)
+	n.adopt(i, n.kids[i])
 }
 
 // end is the key after the span, 0 after the highest of all.

@@ -81,7 +81,7 @@ func (p *subnet) anyGateway(owner uint64) (key, error) {
 	if owner != 0 && owner == p.gatewayOwner {
 		return p.gateway, nil
 	}
-	k, ok := p.claim(p.all, owner)
+	k, ok := p.claim(&p.all, owner)
 	if !ok {
 		return key{}, p.exhausted()
 	}
@@ -90,7 +90,7 @@ func (p *subnet) anyGateway(owner uint64) (key, error) {
 }
 
 // claim takes the lowest free address of a span.
-func (p *subnet) claim(in span, owner uint64) (k key, ok bool) {
+func (p *subnet) claim(in *span, owner uint64) (k key, ok bool) {
 	if k, ok = p.taken.claim(in.from, owner); ok && in.to.less(k) {
 		p.taken.free(k)
 		return key{}, false
@@ -99,8 +99,8 @@ func (p *subnet) claim(in span, owner uint64) (k key, ok bool) {
 }
 
 func (p *subnet) lowest(owner uint64) (key, error) {
-	for _, part := range p.parts {
-		if k, ok := p.claim(part, owner); ok {
+	for i := range p.parts {
+		if k, ok := p.claim(&p.parts[i], owner); ok {
 			p.follow = k.next()
 			return k, nil
 		}
@@ -117,7 +117,7 @@ func (p *subnet) following(owner uint64) (key, error) {
 		if part.from.less(p.follow) {
 			part.from = p.follow
 		}
-		if k, ok := p.claim(part, owner); ok {
+		if k, ok := p.claim(&part, owner); ok {
 			p.follow = k.next()
 			return k, nil
 		}
