@@ -22,6 +22,10 @@ func build(t testing.TB, bridgeNetfilter bool) firewalltest.Topology {
 			{Outside: addr("2001:db8::1"), Host: addr("2001:db8::2"), Gateway: addr("fd00:1::1"), Self: addr("fd00:1::2"), Neighbour: addr("fd00:1::3"), Other: addr("fd00:2::2")},
 		},
 	}
+	for _, h := range []*nstest.Host{top.Host, top.Outside, top.Self, top.Neighbour, top.Other} {
+		h.Sysctl("ipv6.conf.all.accept_dad", "0") // a bridge asks for neighbours from its link-local address, and so not while that is tentative
+		h.Sysctl("ipv6.conf.default.accept_dad", "0")
+	}
 	nstest.Connect(top.Outside, top.Host, prefixes("192.0.2.1/24", "2001:db8::1/64"), prefixes("192.0.2.2/24", "2001:db8::2/64"))
 	top.Host.Sysctl("ipv4.ip_forward", "1")
 	top.Host.Sysctl("ipv6.conf.all.forwarding", "1")
