@@ -144,6 +144,11 @@ func gateway(t *testing.T, s *session) {
 		if again := s.mustAddress(p, r); again != gw {
 			t.Errorf("unnamed by who named it: got %v, want %v", again, gw)
 		}
+		s.release(p, gw)
+		s.mustAddress(p, ipam.AddressRequest{Address: gw, Owner: "ep/2"})
+		if other := s.mustAddress(p, r); other == gw {
+			t.Errorf("%v is given to who released it, while another has it", gw)
+		}
 	}
 	p := s.must(ipam.PoolRequest{Subnet: prefix("10.2.0.0/16"), Range: prefix("10.2.5.0/24"), Owner: "net/a"})
 	if !p.Gateway.IsValid() {
