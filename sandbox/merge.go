@@ -171,9 +171,12 @@ type routeID struct {
 	table, metric int
 }
 
-// id has the kernel's defaults filled in: table main, and metric 1024 for IPv6.
+// id has the kernel's defaults filled in: table main, or local for local routes, and metric 1024 for IPv6.
 func (r Route) id() routeID {
 	id := routeID{dst: r.Dst.Masked(), table: cmp.Or(r.Table, 254), metric: r.Metric}
+	if r.Type == "local" {
+		id.table = cmp.Or(r.Table, 255)
+	}
 	if r.Dst.Addr().Is6() {
 		id.metric = cmp.Or(r.Metric, 1024)
 	}

@@ -203,7 +203,7 @@ func (n network) routes() []sandbox.Route {
 		return nil
 	}
 	loopback := netip.PrefixFrom(netip.IPv6Loopback(), 128)
-	return []sandbox.Route{{Dst: loopback, Link: n.device, Type: "local", Table: 255, Metric: 1024}}
+	return []sandbox.Route{{Dst: loopback, Link: n.device, Type: "local"}}
 }
 
 // sysctls are settings of our own bridge, and forwarding of the host, which is turned on and not turned back.

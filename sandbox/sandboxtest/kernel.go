@@ -124,7 +124,7 @@ func (k *kernel) do(s *space, instance string, step sandbox.Step) error {
 	case sandbox.AddRoute:
 		return s.addRoute(step.Route)
 	case sandbox.DelRoute:
-		s.routes = slices.DeleteFunc(s.routes, func(r sandbox.Route) bool { return r == step.Route })
+		s.routes = slices.DeleteFunc(s.routes, func(r sandbox.Route) bool { return r == kept(step.Route) })
 		return nil
 	case sandbox.AddRule:
 		if !slices.Contains(s.rules, step.Rule) {
@@ -430,7 +430,19 @@ func (l *link) delAddr(a netip.Prefix) {
 	l.in.routes = slices.DeleteFunc(l.in.routes, func(r sandbox.Route) bool { return r.Source == a.Addr() })
 }
 
+// kept is a route as Observe tells of it: what the kernel fills in by itself is zero.
+func kept(r sandbox.Route) sandbox.Route {
+	if r.Dst.Addr().Is6() && r.Metric == 1024 {
+		r.Metric = 0
+	}
+	if r.Table == 254 && r.Type != "local" || r.Table == 255 && r.Type == "local" {
+		r.Table = 0
+	}
+	return r
+}
+
 func (s *space) addRoute(r sandbox.Route) error {
+	r = kept(r)
 	if slices.Contains(s.routes, r) {
 		return nil
 	}

@@ -166,7 +166,7 @@ func attach(n, i int, space string) attached {
 		bridge: sandbox.Config{
 			Links: []sandbox.Link{{Name: bridge, Owner: "net/" + bridge, MTU: 1400, MAC: net.HardwareAddr{2, 0x42, 10, b, 0, 1}, Addrs: router,
 				Silent: true, Bridge: &sandbox.Bridge{NoSnooping: true}}},
-			Routes: []sandbox.Route{{Dst: netip.MustParsePrefix("::1/128"), Link: bridge, Type: "local", Table: 255, Metric: 1024}},
+			Routes: []sandbox.Route{{Dst: netip.MustParsePrefix("::1/128"), Link: bridge, Type: "local"}},
 		},
 		endpoint: sandbox.Config{Links: []sandbox.Link{{Name: "sv0000000000" + string(rune('0'+n)) + string(rune('0'+i)), Master: bridge,
 			Owner: "ep/" + bridge + "-" + eth, MTU: 1400, Silent: true, Veth: &sandbox.Veth{Peer: eth, Space: space, MAC: mac}}}},

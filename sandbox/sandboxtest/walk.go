@@ -153,12 +153,11 @@ func (g generator) routes(links []sandbox.Link) []sandbox.Route {
 		for _, a := range l.Addrs {
 			via := a.Masked().Addr().As16()
 			via[15] = 99
-			r := sandbox.Route{Link: l.Name, Metric: []int{0, 7, 1024}[g.r.IntN(3)], Table: []int{0, 100}[g.r.IntN(2)]}
+			r := sandbox.Route{Link: l.Name, Metric: []int{0, 7, 9}[g.r.IntN(3)], Table: []int{0, 100}[g.r.IntN(2)]}
 			if a.Addr().Is4() {
 				r.Dst = netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 16 + byte(g.r.IntN(3)), 0, 0}), 16)
 			} else {
 				r.Dst = netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfd, 1: 0xff, 2: byte(g.r.IntN(3))}), 64)
-				r.Metric = max(r.Metric, 1)
 			}
 			if g.r.IntN(2) == 0 {
 				r.Via = netip.AddrFrom16(via).Unmap()
