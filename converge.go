@@ -70,7 +70,9 @@ func (c *Controller) converge(ctx context.Context, id sandbox.ID, edit func(*con
 		return err
 	}
 	if err = c.carryOut(ctx, v, seen); err != nil {
-		c.mender.doubt(sandboxOwner(id))
+		if c.mender.doubt(sandboxOwner(id)); errors.Is(err, errGone) {
+			c.mender.later(sandboxOwner(id), err)
+		}
 		return err
 	}
 	c.ports.keep(v)
@@ -253,6 +255,9 @@ func (c *Controller) applyInside(ctx context.Context, v *content, before map[end
 		return fmt.Errorf("merge what the sandbox holds: %w", err)
 	}
 	ns, err := c.namespace(ctx, v.sandbox)
+	if errors.Is(err, errGone) && v.sandbox.Deleting {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -14,8 +14,6 @@ import (
 // root store before each call and is struck out after it, so that a call whose answer was lost is repeated or undone. The caller holds the
 // endpoint, and no sandbox. It returns what the driver chose.
 func (c *Controller) drive(ctx context.Context, d netdriver.Driver, n netdriver.Network, e endpoint.Info) (netdriver.Interface, error) {
-	done := c.locks.calling(networkOwner(n.ID), endpointOwner(e.ID))
-	defer done()
 	h, _, err := c.drivenRecord(ctx, endpointOwner(e.ID))
 	if err != nil {
 		return netdriver.Interface{}, err
@@ -24,10 +22,10 @@ func (c *Controller) drive(ctx context.Context, d netdriver.Driver, n netdriver.
 		return netdriver.Interface{}, c.undrive(ctx, d, h)
 	}
 	var chosen netdriver.Interface
-	if h.Owner == "" {
+	if h.Owner == "" || h.Endpoint.Sandbox == "" && !h.Answered {
 		h = netdriver.Held{Owner: endpointOwner(e.ID), Driver: n.Driver, Network: n, Endpoint: e}
 		h.Endpoint.Sandbox = ""
-		if chosen, err = c.driveCreate(ctx, d, h); err != nil {
+		if chosen, err = c.driveCreate(ctx, d, &h); err != nil {
 			return chosen, err
 		}
 	}
@@ -39,6 +37,11 @@ func (c *Controller) drive(ctx context.Context, d netdriver.Driver, n netdriver.
 		return chosen, c.driveJoin(ctx, d, h)
 	}
 	return chosen, nil
+}
+
+// calling marks what a driver is called about, for as long as the call lasts: the driver may call back.
+func (c *Controller) calling(h netdriver.Held) (done func()) {
+	return c.locks.calling(networkOwner(h.Network.ID), h.Owner)
 }
 
 func (c *Controller) drivenRecord(ctx context.Context, owner string) (h netdriver.Held, found bool, err error) {
@@ -58,19 +61,22 @@ func (c *Controller) renounce(ctx context.Context, owner string) error {
 	return c.o.Root.Update(ctx, func(tx datastore.Tx) error { return drivenTable().Delete(tx, owner) })
 }
 
-func (c *Controller) driveCreate(ctx context.Context, d netdriver.Driver, h netdriver.Held) (netdriver.Interface, error) {
+func (c *Controller) driveCreate(ctx context.Context, d netdriver.Driver, h *netdriver.Held) (netdriver.Interface, error) {
 	in, err := c.input(ctx, h.Network, false)
 	if err != nil {
 		return netdriver.Interface{}, err
 	}
-	if err := c.putDriven(ctx, h); err != nil {
+	if err := c.putDriven(ctx, *h); err != nil {
 		return netdriver.Interface{}, err
 	}
+	done := c.calling(*h)
+	defer done()
 	chosen, err := d.CreateEndpoint(ctx, in, h.Endpoint)
 	if err != nil {
 		return chosen, fmt.Errorf("driver %s: create endpoint: %w", h.Driver, err)
 	}
-	return chosen, nil
+	h.Answered = true
+	return chosen, c.putDriven(ctx, *h)
 }
 
 func (c *Controller) driveJoin(ctx context.Context, d netdriver.Driver, h netdriver.Held) error {
@@ -82,6 +88,8 @@ func (c *Controller) driveJoin(ctx context.Context, d netdriver.Driver, h netdri
 	if err := c.putDriven(ctx, h); err != nil {
 		return err
 	}
+	done := c.calling(h)
+	defer done()
 	if h.Plan, err = d.Join(ctx, in, h.Endpoint); err != nil {
 		return fmt.Errorf("driver %s: join: %w", h.Driver, err)
 	}
@@ -90,10 +98,12 @@ func (c *Controller) driveJoin(ctx context.Context, d netdriver.Driver, h netdri
 }
 
 func (c *Controller) driveLeave(ctx context.Context, d netdriver.Driver, h netdriver.Held) error {
+	done := c.calling(h)
+	defer done()
 	if err := d.Leave(ctx, h.Network, h.Endpoint); err != nil {
 		return fmt.Errorf("driver %s: leave: %w", h.Driver, err)
 	}
-	h.Endpoint.Sandbox, h.Plan, h.Answered = "", netdriver.Plan{}, false
+	h.Endpoint.Sandbox, h.Plan = "", netdriver.Plan{}
 	return c.putDriven(ctx, h)
 }
 
@@ -102,6 +112,8 @@ func (c *Controller) undrive(ctx context.Context, d netdriver.Driver, h netdrive
 	if h.Owner == "" {
 		return nil
 	}
+	done := c.calling(h)
+	defer done()
 	var left error
 	if h.Endpoint.Sandbox != "" {
 		left = d.Leave(ctx, h.Network, h.Endpoint)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sealane/sealane/endpoint"
+	"github.com/sealane/sealane/netdriver"
 	"github.com/sealane/sealane/sandbox"
 )
 
@@ -18,6 +19,7 @@ type mender struct {
 	problems map[string]string // by owner, why the last try failed
 	doubtful map[string]bool   // owners whose Held may not be what the kernel has
 	due      map[string]bool   // owners to converge; "" everything
+	working  bool              // some are being converged, or wait for their next try
 	wake     chan struct{}     // a token when due has grown
 }
 
@@ -101,7 +103,14 @@ func (m *mender) take() []string {
 		owners = append(owners, o)
 	}
 	clear(m.due)
+	m.working = len(owners) > 0
 	return owners
+}
+
+func (m *mender) rest() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.working = false
 }
 
 // mend runs until ctx ends.
@@ -121,6 +130,7 @@ func (c *Controller) mend(ctx context.Context) {
 			}
 		}
 		if len(failed) == 0 {
+			c.mender.rest()
 			pause = soon
 			continue
 		}
@@ -134,6 +144,7 @@ func (c *Controller) mend(ctx context.Context) {
 			c.log.Warn("not as wanted; trying again", "owner", owner, "error", err)
 			c.mender.later(owner, err)
 		}
+		c.mender.rest()
 	}
 }
 
@@ -152,6 +163,21 @@ func (c *Controller) mendOwner(ctx context.Context, owner string) error {
 }
 
 func (c *Controller) mendNetwork(ctx context.Context, id endpoint.NetworkID) error {
+	n, found, err := maybe(c.networkRecord(ctx, id))
+	if err != nil || !found {
+		return err
+	}
+	if err := c.mendHeldNetwork(ctx, id); err != nil {
+		return err
+	}
+	if err := c.mendEndpoints(ctx, n); err != nil {
+		return err
+	}
+	c.events.tell("network", "repair", string(id), "name", n.Name)
+	return c.convergeMembers(ctx, id)
+}
+
+func (c *Controller) mendHeldNetwork(ctx context.Context, id endpoint.NetworkID) error {
 	unlock, err := c.locks.exclusive(ctx, networkOwner(id))
 	if err != nil {
 		return err
@@ -161,11 +187,23 @@ func (c *Controller) mendNetwork(ctx context.Context, id endpoint.NetworkID) err
 	if err != nil || !found {
 		return err
 	}
-	if err := c.convergeNetwork(ctx, n, nil); err != nil {
+	return c.convergeNetwork(ctx, n, nil)
+}
+
+// mendEndpoints has a driver that acts hold what the network's endpoints want of it.
+func (c *Controller) mendEndpoints(ctx context.Context, n netdriver.Network) error {
+	d, err := c.driver(ctx, n.Driver)
+	if err != nil || computes(ctx, d) {
 		return err
 	}
-	c.events.tell("network", "repair", string(id), "name", n.Name)
-	return c.convergeMembers(ctx, id)
+	var errs []error
+	for e, err := range records(ctx, c.o.Run, endpointTable(n.ID)) {
+		if err == nil {
+			_, err = c.mendDriven(ctx, netdriver.Held{Owner: endpointOwner(e.ID), Driver: n.Driver, Network: n, Endpoint: e})
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // mendSandbox converges a sandbox, away if its namespace is gone.
@@ -179,7 +217,7 @@ func (c *Controller) mendSandbox(ctx context.Context, id sandbox.ID) error {
 		return err
 	}
 	if gone || info.Deleting {
-		err := c.endSandbox(ctx, id, gone)
+		err := c.endSandbox(ctx, id, gone && !info.Deleting)
 		if err == nil {
 			c.events.tell("sandbox", "destroy", string(id), "name", info.Spec.Name)
 		}

@@ -106,7 +106,7 @@ func (c *Controller) restoreSandboxes(ctx context.Context, seen *observation) er
 			}
 			if gone || s.Deleting {
 				c.mender.doubt(sandboxOwner(s.ID))
-				return c.endSandbox(ctx, s.ID, gone)
+				return c.endSandbox(ctx, s.ID, gone && !s.Deleting)
 			}
 			return c.converge(ctx, s.ID, nil, seen)
 		})
@@ -214,7 +214,7 @@ func (c *Controller) mendAll(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// mendDriven converges what a driver that acts holds for an endpoint, and says in which sandbox that is.
+// mendDriven converges what a driver that acts holds for an endpoint, and says in which sandbox that is. h says whose it is.
 func (c *Controller) mendDriven(ctx context.Context, h netdriver.Held) (sandbox.ID, error) {
 	kind, _, _ := strings.Cut(h.Owner, "/")
 	if kind != "ep" {
@@ -232,19 +232,23 @@ func (c *Controller) mendDriven(ctx context.Context, h netdriver.Held) (sandbox.
 	e, err := (&endpointHandle{c, h.Network.ID, h.Endpoint.ID}).Info(ctx)
 	if errdefs.IsNotFound(err) {
 		e, err = h.Endpoint, nil
-		e.Deleting = true
+		e.Sandbox, e.Deleting = "", true
 	}
 	if err != nil {
 		return "", err
 	}
-	if e.Sandbox != "" {
+	if e.Sandbox != "" && !e.Deleting {
 		s, err := c.sandboxRecord(ctx, e.Sandbox)
 		if err != nil {
 			return "", err
 		}
 		e.Key = s.Key
 	}
-	_, err = c.drive(ctx, d, h.Network, e)
+	chosen, err := c.drive(ctx, d, h.Network, e)
+	if err == nil && accept(&e, chosen) {
+		e.Key = ""
+		err = c.putEndpoint(ctx, e)
+	}
 	return e.Sandbox, err
 }
 

@@ -292,6 +292,9 @@ func (c *Controller) endSandbox(ctx context.Context, id sandbox.ID, gone bool) e
 		return nil
 	}, nil)
 	if err != nil {
+		for _, m := range doomed { // their records may be gone already
+			c.mender.later(endpointOwner(m.id), err)
+		}
 		return err
 	}
 	c.forgetSpace(id)

@@ -207,3 +207,21 @@ func (h *Host) Dial(network, address string) (net.Conn, error) {
 	})
 	return c, err
 }
+
+// At takes a namespace that exists for a host, by the path of its file. It is not changed, and lives on after the test.
+func At(t testing.TB, name, path string) *Host {
+	t.Helper()
+	ns, err := netns.GetFromPath(path)
+	if err != nil {
+		t.Fatalf("host %s: %v", name, err)
+	}
+	h := &Host{Name: name, t: t, ns: ns}
+	if h.nl, err = netlink.NewHandleAt(ns); err != nil {
+		t.Fatalf("host %s: netlink: %v", name, err)
+	}
+	t.Cleanup(func() {
+		h.nl.Close()
+		h.ns.Close()
+	})
+	return h
+}

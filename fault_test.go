@@ -1,0 +1,322 @@
+package sealane_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
+	"github.com/sealane/sealane"
+	"github.com/sealane/sealane/datastore"
+	"github.com/sealane/sealane/drivers"
+	"github.com/sealane/sealane/endpoint"
+	"github.com/sealane/sealane/firewall"
+	"github.com/sealane/sealane/firewall/firewalltest"
+	"github.com/sealane/sealane/ipam"
+	"github.com/sealane/sealane/ipam/pool"
+	"github.com/sealane/sealane/netdriver/drivertest"
+	"github.com/sealane/sealane/sandbox"
+	"github.com/sealane/sealane/sandbox/sandboxtest"
+)
+
+// machine is a host in memory on which controllers come and go. Its clock of touches says when something fails.
+type machine struct {
+	*sealane.Controller
+	t         *testing.T
+	run, root datastore.Store
+	kernel    *sandboxtest.Fake
+	walls     *firewalltest.Fake
+	acting    *drivertest.Acting
+	log       *slog.Logger
+
+	mu      sync.Mutex // guards what is below: the background touches too
+	touches int
+	failAt  int  // touch that fails; 0: none
+	crash   bool // every later touch fails too, until the next start
+	armed   bool
+}
+
+var errInjected = errors.New("injected fault")
+
+func (m *machine) touch(string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.armed {
+		return nil
+	}
+	m.touches++
+	if m.failAt != 0 && (m.touches == m.failAt || m.crash && m.touches > m.failAt) {
+		return errInjected
+	}
+	return nil
+}
+
+// arm starts or stops the clock, and says how many touches there were.
+func (m *machine) arm(on bool) (touches int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	touches = m.touches
+	m.armed, m.touches = on, 0
+	return touches
+}
+
+func newMachine(t *testing.T) *machine {
+	m := &machine{t: t, run: datastore.NewMemory(), root: datastore.NewMemory(), kernel: sandboxtest.NewFake(),
+		walls: &firewalltest.Fake{}, acting: drivertest.NewActing()}
+	m.kernel.Fault, m.walls.Fault, m.acting.Fault = m.touch, m.touch, m.touch
+	m.acting.Kernel = m.kernel
+	return m
+}
+
+func (m *machine) start() error {
+	addresses, err := pool.New(pool.Options{HostID: "test"})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	all := drivers.All()
+	all["acting"] = m.acting
+	m.Controller, err = sealane.New(m.t.Context(), sealane.Options{Run: touchy{m.run, m}, Root: touchy{m.root, m}, Spaces: m.kernel,
+		Firewalls: m.walls, Drivers: all, IPAM: map[string]ipam.Driver{"default": addresses}, Logger: m.log})
+	return err
+}
+
+// restart plays the death of the process and the start of the next.
+func (m *machine) restart() {
+	m.t.Helper()
+	m.arm(false)
+	m.kernel.Crash()
+	if m.Controller != nil {
+		m.Close()
+	}
+	if err := m.start(); err != nil {
+		m.t.Fatalf("restart: %v", err)
+	}
+	m.idle()
+}
+
+// idle waits for what is converged in the background.
+func (m *machine) idle() {
+	ctx, cancel := context.WithTimeout(m.t.Context(), 2*time.Second)
+	defer cancel()
+	if m.Controller != nil && !m.Idle(ctx) {
+		m.t.Error("still busy after 2 s")
+	}
+}
+
+// touchy is a store whose every call can fail, an Update also after it happened.
+type touchy struct {
+	datastore.Store
+	m *machine
+}
+
+func (s touchy) View(ctx context.Context, fn func(datastore.Tx) error) error {
+	if err := s.m.touch("view"); err != nil {
+		return err
+	}
+	return s.Store.View(ctx, fn)
+}
+
+func (s touchy) Update(ctx context.Context, fn func(datastore.Tx) error) error {
+	if err := s.m.touch("update"); err != nil {
+		return err
+	}
+	if err := s.Store.Update(ctx, fn); err != nil {
+		return err
+	}
+	if err := s.m.touch("update, done"); err != nil {
+		return &datastore.Uncertain{Err: err}
+	}
+	return nil
+}
+
+// what differs from run to run: names made of a nonce, and the MAC that the kernel gave the host's end.
+var random = regexp.MustCompile(`\b(sv|sp)[0-9a-f]{12}|fa:ce:[0-9a-f:]{11}`)
+
+// state is the kernel, the firewall and the drivers as text.
+func (m *machine) state() string {
+	m.t.Helper()
+	m.idle()
+	wall, err := m.walls.Open(m.t.Context(), "")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer wall.Close()
+	terms, err := wall.Observe(m.t.Context())
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	lines := strings.Split(random.ReplaceAllString(m.kernel.Dump(), "*"), "\n")
+	slices.Sort(lines) // links come by name, and the names are random
+	return strings.Join(lines, "\n") + "\n" + fmt.Sprint(terms) + "\n" + m.acting.Held()
+}
+
+func id(n int) string { return fmt.Sprintf("%02x%062x", n, n) }
+
+// op is one call of the script.
+type op struct {
+	name string
+	do   func(m *machine) error
+}
+
+func script(driver string) []op {
+	ctx := context.Background()
+	network := func(m *machine, n string) sealane.Network { return must(m.Network(ctx, n)) }
+	box := func(m *machine) sandbox.Sandbox { return must(m.Sandbox(ctx, "box")) }
+	ep := func(m *machine, n string) endpoint.Endpoint { return must(network(m, n).Endpoint(ctx, n)) }
+	creates := func(n int, name string) op {
+		return op{"create network " + name, func(m *machine) error {
+			_, err := m.CreateNetwork(ctx, sealane.NetworkSpec{ID: endpoint.NetworkID(id(n)), Name: name, Driver: driver, IPv6: true})
+			return err
+		}}
+	}
+	endpoints := func(n int, name string, s endpoint.Spec) op {
+		return op{"create endpoint " + name, func(m *machine) error {
+			s.ID, s.Name = endpoint.ID(id(n)), name
+			_, err := network(m, name).CreateEndpoint(ctx, s)
+			return err
+		}}
+	}
+	joins := func(n string) op {
+		return op{"join " + n, func(m *machine) error { return ep(m, n).Join(ctx, box(m)) }}
+	}
+	http, _ := endpoint.ParsePort("8080:80")
+	dns, _ := endpoint.ParsePort("53/udp")
+	return []op{
+		creates(1, "blue"),
+		creates(2, "red"),
+		{"create sandbox", func(m *machine) error {
+			_, err := m.CreateSandbox(ctx, sandbox.Spec{ID: sandbox.ID(id(3)), Name: "box"})
+			return err
+		}},
+		endpoints(4, "red", endpoint.Spec{Publish: []endpoint.PortBinding{http}}),
+		endpoints(5, "blue", endpoint.Spec{Publish: []endpoint.PortBinding{http}, For: sandbox.ID(id(3))}),
+		joins("red"),
+		joins("blue"), // the gateway, and with it the port, moves
+		{"publish", func(m *machine) error {
+			return ep(m, "blue").Update(ctx, func(s *endpoint.Spec) error {
+				s.Publish = []endpoint.PortBinding{http, dns}
+				return nil
+			})
+		}},
+		{"restart", func(m *machine) error {
+			m.kernel.Crash()
+			m.Close()
+			return m.start()
+		}},
+		{"leave red", func(m *machine) error { return ep(m, "red").Leave(ctx) }},
+		joins("red"),
+		{"delete sandbox", func(m *machine) error { return box(m).Delete(ctx) }},
+		{"delete endpoint red", func(m *machine) error { return ep(m, "red").Delete(ctx) }},
+		{"delete network red", func(m *machine) error { return network(m, "red").Delete(ctx) }},
+		{"delete network blue", func(m *machine) error { return network(m, "blue").Delete(ctx) }},
+	}
+}
+
+// must panics: a script runs only in states in which its look-ups succeed, and recovers where it may not.
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// call turns a failed look-up into the error of the call.
+func call(o op, m *machine) (err error) {
+	defer func() {
+		if e, ok := recover().(error); ok {
+			err = e
+		}
+	}()
+	return o.do(m)
+}
+
+// TestFaultAtEveryTouch lets each touch of store, kernel, firewall and driver fail once, as an error and as a crash, in each call of a
+// life cycle. Then the world is as if nothing had failed, either before the call or after it, and calling again succeeds or says that all
+// is done.
+func TestFaultAtEveryTouch(t *testing.T) {
+	for _, driver := range []string{"bridge", "acting"} {
+		t.Run(driver, func(t *testing.T) {
+			ops := script(driver)
+			want := []string{}
+			touches := []int{}
+			m := newMachine(t)
+			if err := m.start(); err != nil {
+				t.Fatal(err)
+			}
+			for _, o := range ops {
+				m.arm(true)
+				if err := call(o, m); err != nil {
+					t.Fatalf("%s: %v", o.name, err)
+				}
+				touches = append(touches, m.arm(false))
+				want = append(want, m.state())
+			}
+			m.Close()
+			tried := 0
+			for i, o := range ops {
+				for at := 1; at <= touches[i]; at++ {
+					for _, crash := range []bool{false, true} {
+						tried++
+						if !tryFault(t, ops, want, i, at, crash) {
+							t.Errorf("%s: fault at touch %d of %d, crash %v", o.name, at, touches[i], crash)
+						}
+					}
+				}
+			}
+			t.Logf("%s: %d faults tried in %d calls", driver, tried, len(ops))
+		})
+	}
+}
+
+func tryFault(t *testing.T, ops []op, want []string, i, at int, crash bool) (ok bool) {
+	m := newMachine(t)
+	if err := m.start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { m.Close() }()
+	for _, o := range ops[:i] {
+		if err := call(o, m); err != nil {
+			t.Fatalf("%s: %v", o.name, err)
+		}
+	}
+	m.failAt, m.crash = at, crash
+	m.arm(true)
+	first := call(ops[i], m)
+	m.arm(false)
+	if crash || ops[i].name == "restart" {
+		m.restart()
+	}
+	m.idle()
+	again := call(ops[i], m)
+	if again != nil && !(errdefs.IsAlreadyExists(again) && strings.Contains(again.Error(), "taken by") && strings.Contains(again.Error(), strings.Repeat("0", 60))) &&
+		!(strings.HasPrefix(ops[i].name, "delete") && errdefs.IsNotFound(again)) &&
+		!(strings.HasPrefix(ops[i].name, "leave") && errdefs.IsFailedPrecondition(again)) {
+		t.Errorf("%s: first %v, then %v", ops[i].name, first, again)
+		return false
+	}
+	if d := cmp.Diff(want[i], m.state()); d != "" {
+		t.Errorf("%s: first %v, then %v: state (-want +got):\n%s", ops[i].name, first, again, d)
+		return false
+	}
+	for j := i + 1; j < len(ops); j++ {
+		if err := call(ops[j], m); err != nil {
+			t.Errorf("%s, later %s: %v", ops[i].name, ops[j].name, err)
+			return false
+		}
+	}
+	if d := cmp.Diff(want[len(want)-1], m.state()); d != "" {
+		t.Errorf("%s: at the end (-want +got):\n%s", ops[i].name, d)
+		return false
+	}
+	return true
+}
+
+var _ = firewall.TCP
