@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sealane/sealane/firewall"
 )
 
 // Each subject runs in a process of its own, in a network and a mount namespace of its own that act as a host. The bench tells it on
@@ -21,10 +23,9 @@ import (
 
 // order is what the bench wants done.
 type order struct {
-	Do     string // attach, detach, churn, publish, unpublish, prepare, restart, usage
-	N      int    // how many
-	G      int    // by how many goroutines (churn)
-	Single bool   // all in one call (publish)
+	Do string // attach, detach, churn, publish, load, unload, prepare, restart, usage
+	N  int    // how many
+	G  int    // by how many goroutines (churn)
 }
 
 // result is what came of it.
@@ -103,11 +104,14 @@ func (c *child) stop() {
 type server struct {
 	subject  Subject
 	attached []Handle
-	links    int    // of the host, without any attachment
-	port     uint16 // the next to publish
+	links    int // of the host, without any attachment
+	loaded   []firewall.Range
 }
 
-const firstPort = 20000
+const (
+	firstPort = 20000 // those that are measured; no higher than the ports that the kernel gives out
+	loadPort  = 21000 // those that are present
+)
 
 // serveChild is the whole life of a subject's process.
 func serveChild(name, mode string) error {
@@ -128,7 +132,7 @@ func serveChild(name, mode string) error {
 		return err
 	}
 	l.close()
-	s := &server{subject: subject, links: len(l.known), port: firstPort}
+	s := &server{subject: subject, links: len(l.known)}
 	orders, results := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
 	for {
 		var o order
@@ -157,9 +161,11 @@ func (s *server) do(o order) (result, error) {
 	case "churn":
 		return s.churn(o.N, o.G)
 	case "publish":
-		return s.publish(o.N, o.Single)
-	case "unpublish":
-		return s.unpublish()
+		return s.publish(o.N)
+	case "load":
+		return s.load(o.N)
+	case "unload":
+		return s.unload()
 	case "prepare":
 		if p, ok := s.subject.(Preparer); ok {
 			return result{}, p.Prepare(o.N)
@@ -247,33 +253,54 @@ func (s *server) churn(n, g int) (r result, err error) {
 	return r, err
 }
 
-func (s *server) publish(n int, single bool) (r result, err error) {
+// publish adds n ports one by one to the last attachment, and takes them away again outside the time that is measured.
+func (s *server) publish(n int) (r result, err error) {
 	p, ok := s.subject.(Publisher)
 	if !ok || len(s.attached) == 0 {
 		return r, fmt.Errorf("cannot publish")
 	}
-	h, calls, each := s.attached[len(s.attached)-1], n, 1
-	if single {
-		calls, each = 1, n
-	}
-	for range calls {
+	h := s.attached[len(s.attached)-1]
+	for i := range uint16(n) {
 		start := time.Now()
-		if err := p.Publish(h, s.port, each); err != nil {
+		if err := p.Publish(h, firewall.Range{First: firstPort + i, Last: firstPort + i}); err != nil {
 			return r, err
 		}
 		r.Each = append(r.Each, time.Since(start))
-		s.port += uint16(each)
+	}
+	for i := range uint16(n) {
+		if err := p.Unpublish(h, firewall.Range{First: firstPort + i, Last: firstPort + i}); err != nil {
+			return r, err
+		}
 	}
 	return r, nil
 }
 
-func (s *server) unpublish() (r result, err error) {
+// load adds n ports in one call to the first attachment, where they stay until unload.
+func (s *server) load(n int) (r result, err error) {
 	p, ok := s.subject.(Publisher)
 	if !ok || len(s.attached) == 0 {
-		return r, fmt.Errorf("cannot unpublish")
+		return r, fmt.Errorf("cannot publish")
 	}
-	s.port = firstPort
-	return r, p.Unpublish(s.attached[len(s.attached)-1])
+	first := uint16(loadPort)
+	if last := len(s.loaded) - 1; last >= 0 {
+		first = s.loaded[last].Last + 1
+	}
+	ports := firewall.Range{First: first, Last: first + uint16(n) - 1}
+	start := time.Now()
+	err = p.Publish(s.attached[0], ports)
+	r.Total = time.Since(start)
+	s.loaded = append(s.loaded, ports)
+	return r, err
+}
+
+func (s *server) unload() (r result, err error) {
+	for _, ports := range s.loaded {
+		if err := s.subject.(Publisher).Unpublish(s.attached[0], ports); err != nil {
+			return r, err
+		}
+	}
+	s.loaded = nil
+	return r, nil
 }
 
 func (s *server) restart() (r result, err error) {
@@ -281,9 +308,7 @@ func (s *server) restart() (r result, err error) {
 	if !ok {
 		return r, fmt.Errorf("cannot restart")
 	}
-	start := time.Now()
-	err = p.Restart()
-	r.Total = time.Since(start)
+	r.Total, err = p.Restart()
 	return r, err
 }
 

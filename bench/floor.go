@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sealane/sealane/firewall"
 )
 
 // floor is the least work in the kernel that gives a namespace a working link on a bridge: no records, no names, no ports, no
@@ -157,9 +159,9 @@ func (f *floor) Detach(h Handle) error { return unix.Close(h.(int)) }
 // Close leaves the rest to the end of the process.
 func (f *floor) Close() error { return nil }
 
-func (f *floor) Publish(_ Handle, first uint16, n int) error { return f.publish.add(first, n) }
+func (f *floor) Publish(_ Handle, ports firewall.Range) error { return f.publish.add(ports) }
 
-func (f *floor) Unpublish(Handle) error { return f.publish.flush() }
+func (f *floor) Unpublish(_ Handle, ports firewall.Range) error { return f.publish.remove(ports) }
 
 func (f *floor) takeSpace() (space, error) {
 	f.mu.Lock()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"math/bits"
 	"net"
@@ -12,6 +13,9 @@ import (
 	"github.com/docker/docker/libnetwork/ipamapi"
 	"github.com/docker/docker/libnetwork/ipams/defaultipam"
 	"github.com/docker/docker/libnetwork/ipamutils"
+
+	"github.com/sealane/sealane/ipam"
+	"github.com/sealane/sealane/ipam/pool"
 )
 
 // allocator gives addresses of one /16.
@@ -26,6 +30,8 @@ func newAllocator(name string) (allocator, error) {
 	switch name {
 	case "floor":
 		return &bitmap{base: netip.MustParsePrefix(ipamSubnet).Addr().As4()}, nil
+	case "sealane":
+		return newPoolAllocator()
 	case "moby":
 		return newMobyAllocator()
 	}
@@ -132,6 +138,30 @@ func (b *bitmap) release(a netip.Addr) error {
 	b.used[n/64] &^= 1 << (n % 64)
 	b.full[n/64/64] &^= 1 << (n / 64 % 64)
 	return nil
+}
+
+// poolAllocator is our default IPAM driver.
+type poolAllocator struct {
+	driver *pool.Driver
+	pool   ipam.PoolID
+}
+
+func newPoolAllocator() (*poolAllocator, error) {
+	driver, err := pool.New(pool.Options{})
+	if err != nil {
+		return nil, err
+	}
+	p, err := driver.RequestPool(context.Background(), ipam.PoolRequest{Subnet: netip.MustParsePrefix(ipamSubnet), Owner: "net/bench"})
+	return &poolAllocator{driver, p.ID}, err
+}
+
+func (p *poolAllocator) request() (netip.Addr, error) {
+	a, err := p.driver.RequestAddress(context.Background(), ipam.AddressRequest{Pool: p.pool, Owner: "ep/bench"})
+	return a.Prefix.Addr(), err
+}
+
+func (p *poolAllocator) release(a netip.Addr) error {
+	return p.driver.ReleaseAddress(context.Background(), p.pool, a)
 }
 
 // mobyAllocator is the default IPAM driver of libnetwork.

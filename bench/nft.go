@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sealane/sealane/firewall"
 )
 
 // Messages to nftables, by the floor's own encoder.
@@ -94,7 +96,7 @@ func (m *message) equals(register uint32, value ...byte) {
 type elements struct {
 	wire    wire
 	mu      sync.Mutex
-	sockets []int
+	sockets map[int]int // by port
 }
 
 const elementTables = `
@@ -116,7 +118,7 @@ func newElements() (*elements, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &elements{wire: w}, unix.SetsockoptInt(int(w), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 8<<20)
+	return &elements{wire: w, sockets: make(map[int]int)}, unix.SetsockoptInt(int(w), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 8<<20)
 }
 
 // nft runs a script of the set-up.
@@ -129,35 +131,50 @@ func nft(script string) error {
 	return nil
 }
 
-func (e *elements) add(first uint16, n int) error {
+func (e *elements) add(ports firewall.Range) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for port := first; port < first+uint16(n); port++ {
+	for port := int(ports.First); port <= int(ports.Last); port++ {
 		fd, err := reserve(port)
 		if err != nil {
 			return fmt.Errorf("reserve port %d: %w", port, err)
 		}
-		e.sockets = append(e.sockets, fd)
+		e.sockets[port] = fd
 	}
+	return e.change(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE|unix.NLM_F_EXCL, ports)
+}
+
+func (e *elements) remove(ports firewall.Range) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for port := int(ports.First); port <= int(ports.Last); port++ {
+		unix.Close(e.sockets[port])
+		delete(e.sockets, port)
+	}
+	return e.change(unix.NFT_MSG_DELSETELEM, 0, ports)
+}
+
+// change adds or deletes the elements of ports in one transaction.
+func (e *elements) change(typ, flags uint16, ports firewall.Range) error {
+	const most = 400 // of a message: the length of an attribute has 16 bits
 	return e.wire.do(transaction(func(m *message) {
-		const most = 400 // of a message: the length of an attribute has 16 bits
-		for ; n > 0; first, n = first+most, n-most {
-			batch := min(n, most)
-			m.elements("ports4", first, batch, netip.MustParseAddr("10.210.0.2"))
-			m.elements("ports6", first, batch, netip.MustParseAddr("fd00:210::2"))
+		for first := int(ports.First); first <= int(ports.Last); first += most {
+			last := min(first+most-1, int(ports.Last))
+			m.elements(typ, flags, "ports4", first, last, netip.MustParseAddr("10.210.0.2"))
+			m.elements(typ, flags, "ports6", first, last, netip.MustParseAddr("fd00:210::2"))
 		}
 		m.ack()
 	}))
 }
 
-// elements maps n ports to the same ports of an address.
-func (m *message) elements(set string, first uint16, n int, to netip.Addr) {
-	m.nft(unix.NFPROTO_INET, unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+// elements maps ports to the same ports of an address.
+func (m *message) elements(typ, flags uint16, set string, first, last int, to netip.Addr) {
+	m.nft(unix.NFPROTO_INET, typ, flags)
 	m.text(unix.NFTA_SET_ELEM_LIST_TABLE, "floor")
 	m.text(unix.NFTA_SET_ELEM_LIST_SET, set)
 	m.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS|unix.NLA_F_NESTED, func() {
-		for port := first; port < first+uint16(n); port++ {
-			key := binary.BigEndian.AppendUint16(nil, port)
+		for port := first; port <= last; port++ {
+			key := binary.BigEndian.AppendUint16(nil, uint16(port))
 			value := append(to.AsSlice(), key[0], key[1], 0, 0) // each part of a concatenation is padded to four bytes
 			m.nest(unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, func() {
 				m.nest(unix.NFTA_SET_ELEM_KEY|unix.NLA_F_NESTED, func() { m.attr(unix.NFTA_DATA_VALUE, key...) })
@@ -168,25 +185,14 @@ func (m *message) elements(set string, first uint16, n int, to netip.Addr) {
 }
 
 // reserve keeps others from a TCP port of all addresses: bound, not listening.
-func reserve(port uint16) (int, error) {
+func reserve(port int) (int, error) {
 	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, err
 	}
-	if err := unix.Bind(fd, &unix.SockaddrInet6{Port: int(port)}); err != nil {
+	if err := unix.Bind(fd, &unix.SockaddrInet6{Port: port}); err != nil {
 		unix.Close(fd)
 		return -1, err
 	}
 	return fd, nil
-}
-
-// flush takes all ports away.
-func (e *elements) flush() error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, fd := range e.sockets {
-		unix.Close(fd)
-	}
-	e.sockets = nil
-	return nft("flush map inet floor ports4\nflush map inet floor ports6")
 }

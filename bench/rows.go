@@ -73,6 +73,7 @@ func attachRows(b *bench) (measure, error) {
 			if err != nil {
 				return nil, err
 			}
+			delete(detach, "floor") // it drops a descriptor and leaves the rest to the kernel: see burst
 			if own, ok := attach["sealane"]; ok {
 				detach["our attach"] = own
 			}
@@ -117,27 +118,27 @@ func poolRows(b *bench) (measure, error) {
 	}, nil
 }
 
-// publishRows adds ports to a sandbox that runs, one at a time with 0, 1,000 and 5,000 present, and 1,000 at once.
+// publishRows adds ports to a sandbox that runs, one at a time while others have 0, 1,000 and 5,000, and 1,000 at once.
 func publishRows(b *bench) (measure, error) {
 	children, err := b.start(Mode{IPv6: true}, "floor", "sealane")
 	if err != nil {
 		return nil, err
 	}
 	for _, c := range children {
-		if _, err := c.do(order{Do: "attach", N: 1}); err != nil {
+		if _, err := c.do(order{Do: "attach", N: 2}); err != nil {
 			return nil, err
 		}
 	}
 	return func() (rows []row, err error) {
-		bulk, empty, published := make(values), 0.0, 0
+		bulk, empty, loaded := make(map[string][]float64), 0.0, 0
 		for _, present := range []int{0, 1000, 5000} {
-			for ; published+1000 <= present; published += 1000 {
+			for ; loaded < present; loaded += 1000 {
 				for _, c := range children {
-					r, err := c.do(order{Do: "publish", N: 1000, Single: true})
+					r, err := c.do(order{Do: "load", N: 1000})
 					if err != nil {
 						return nil, err
 					}
-					bulk[c.name] = r.Each[0].Seconds()
+					bulk[c.name] = append(bulk[c.name], r.Total.Seconds())
 				}
 			}
 			one, err := b.publishTurns(children)
@@ -154,11 +155,11 @@ func publishRows(b *bench) (measure, error) {
 			rows = append(rows, r)
 		}
 		for _, c := range children {
-			if _, err := c.do(order{Do: "unpublish"}); err != nil {
+			if _, err := c.do(order{Do: "unload"}); err != nil {
 				return nil, err
 			}
 		}
-		return append(rows, row{work: "1,000 published ports in one call", runs: []values{bulk}, goals: []goal{under(20e-3, "< 20 ms")}}), nil
+		return append(rows, row{work: "1,000 published ports in one call", runs: []values{medians(bulk)}, goals: []goal{under(20e-3, "< 20 ms")}}), nil
 	}, nil
 }
 
@@ -192,6 +193,7 @@ func crowdRows(b *bench, mode Mode) (measure, error) {
 	}
 	return func() ([]row, error) {
 		attach, detach, err := b.turns(children)
+		delete(detach, "floor")
 		return []row{
 			{work: fmt.Sprintf("attach with a port beside %d, %s", b.crowd, mode.families()), runs: []values{attach}, goals: []goal{atMostFloor(1.5), atLeastMoby(50)}},
 			{work: fmt.Sprintf("detach beside %d, %s", b.crowd, mode.families()), runs: []values{detach}},

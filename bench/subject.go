@@ -1,6 +1,11 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+
+	"github.com/sealane/sealane/firewall"
+)
 
 // Mode says what is asked of a subject.
 type Mode struct {
@@ -28,16 +33,16 @@ type Preparer interface{ Prepare(n int) error }
 
 // Publisher is a subject that publishes TCP ports of an attachment that runs.
 type Publisher interface {
-	// Publish adds the host ports first … first+n-1, each to the same port of the container, in one call.
-	Publish(h Handle, first uint16, n int) error
-	// Unpublish takes all of them away again.
-	Unpublish(h Handle) error
+	// Publish adds host ports, each to the same port of the container, in one call.
+	Publish(h Handle, ports firewall.Range) error
+	// Unpublish takes away what one Publish added.
+	Unpublish(h Handle, ports firewall.Range) error
 }
 
 // Restarter is a subject that can be stopped and started while what it attached stays.
 type Restarter interface {
-	// Restart returns when the new one serves.
-	Restart() error
+	// Restart says how long the new one needed until it served.
+	Restart() (time.Duration, error)
 }
 
 // open makes the subject of a name. It is called in the process and the namespaces that the subject has for itself.
@@ -45,6 +50,8 @@ func open(name string, mode Mode) (Subject, error) {
 	switch name {
 	case "floor":
 		return newFloor(mode)
+	case "sealane":
+		return newOurs(mode)
 	case "moby":
 		return newMoby(mode)
 	}
@@ -52,4 +59,4 @@ func open(name string, mode Mode) (Subject, error) {
 }
 
 // subjects is all that open knows.
-func subjects() []string { return []string{"floor", "moby"} }
+func subjects() []string { return []string{"floor", "sealane", "moby"} }

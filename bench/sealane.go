@@ -1,0 +1,181 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/sealane/sealane"
+	"github.com/sealane/sealane/datastore/bolt"
+	"github.com/sealane/sealane/drivers"
+	"github.com/sealane/sealane/endpoint"
+	"github.com/sealane/sealane/firewall"
+	"github.com/sealane/sealane/firewall/nftables"
+	"github.com/sealane/sealane/ipam"
+	"github.com/sealane/sealane/ipam/pool"
+	"github.com/sealane/sealane/sandbox"
+	"github.com/sealane/sealane/sandbox/netns"
+)
+
+// ours is sealane's Controller with the rooms that its daemon has, stores included; they are in memory as those of the others.
+type ours struct {
+	mode    Mode
+	control *sealane.Controller
+	network sealane.Network
+	close   []func() error // in this order
+}
+
+type oursAttachment struct {
+	sandbox  sandbox.Sandbox
+	endpoint endpoint.Endpoint
+}
+
+const (
+	oursDir     = "/run/sealane" // of the mount namespace that this process has for itself
+	oursNetwork = "bench"
+	oursReady   = 16 // namespaces in the pool
+)
+
+func newOurs(mode Mode) (*ours, error) {
+	o := &ours{mode: mode}
+	if err := o.start(); err != nil {
+		return nil, err
+	}
+	spec := sealane.NetworkSpec{
+		Name: oursNetwork, Driver: "bridge", IPv6: mode.IPv6,
+		IPAM: sealane.IPAM{Subnets: []sealane.SubnetSpec{{Subnet: netip.MustParsePrefix("10.212.0.0/16")}}},
+	}
+	if mode.IPv6 {
+		spec.IPAM.Subnets = append(spec.IPAM.Subnets, sealane.SubnetSpec{Subnet: netip.MustParsePrefix("fd00:212::/64")})
+	}
+	var err error
+	o.network, err = o.control.CreateNetwork(context.Background(), spec)
+	return o, err
+}
+
+// start opens the rooms and the Controller.
+func (o *ours) start() error {
+	if err := os.MkdirAll(oursDir, 0o711); err != nil {
+		return err
+	}
+	run, err := bolt.Open(filepath.Join(oursDir, "run.db"), bolt.Options{NoSync: true})
+	if err != nil {
+		return err
+	}
+	o.close = append(o.close, run.Close)
+	root, err := bolt.Open(filepath.Join(oursDir, "root.db"), bolt.Options{})
+	if err != nil {
+		return err
+	}
+	o.close = append(o.close, root.Close)
+	ready := 0
+	if o.mode.Pool {
+		ready = oursReady
+	}
+	spaces, err := netns.New(netns.Options{Run: oursDir, Ready: ready})
+	if err != nil {
+		return err
+	}
+	o.close = append(o.close, spaces.Close)
+	walls, err := nftables.New(nftables.Options{})
+	if err != nil {
+		return err
+	}
+	addresses, err := pool.New(pool.Options{})
+	if err != nil {
+		return err
+	}
+	o.control, err = sealane.New(context.Background(), sealane.Options{
+		Run: run, Root: root, Spaces: spaces, Firewalls: walls,
+		Drivers: drivers.All(), IPAM: map[string]ipam.Driver{"default": addresses},
+	})
+	if err != nil {
+		return err
+	}
+	o.close = append(o.close, o.control.Close)
+	slices.Reverse(o.close) // the Controller before what it was given
+	return nil
+}
+
+func (o *ours) Attach() (Handle, error) {
+	ctx := context.Background()
+	sb, err := o.control.CreateSandbox(ctx, sandbox.Spec{})
+	if err != nil {
+		return nil, err
+	}
+	spec := endpoint.Spec{For: sb.ID()} // goes with the sandbox
+	for i := range o.mode.Ports {
+		port := uint16(80 + i)
+		spec.Publish = append(spec.Publish, endpoint.PortBinding{Proto: firewall.TCP, Ports: firewall.Range{First: port, Last: port}})
+	}
+	ep, err := o.network.CreateEndpoint(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	return oursAttachment{sb, ep}, ep.Join(ctx, sb)
+}
+
+func (o *ours) Detach(h Handle) error { return h.(oursAttachment).sandbox.Delete(context.Background()) }
+
+// Prepare waits until the pool is full: until no descriptor has come for a while.
+func (o *ours) Prepare(int) error {
+	if !o.mode.Pool {
+		return nil
+	}
+	const pause, quiet = 2 * time.Millisecond, 10
+	for last, same := 0, 0; same < quiet; time.Sleep(pause) {
+		fds, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			return err
+		}
+		if same++; len(fds) != last {
+			last, same = len(fds), 0
+		}
+	}
+	return nil
+}
+
+func (o *ours) Publish(h Handle, ports firewall.Range) error {
+	return h.(oursAttachment).endpoint.Update(context.Background(), func(s *endpoint.Spec) error {
+		s.Publish = append(s.Publish, endpoint.PortBinding{Proto: firewall.TCP, HostPorts: ports, Ports: ports})
+		return nil
+	})
+}
+
+func (o *ours) Unpublish(h Handle, ports firewall.Range) error {
+	return h.(oursAttachment).endpoint.Update(context.Background(), func(s *endpoint.Spec) error {
+		s.Publish = slices.DeleteFunc(s.Publish, func(b endpoint.PortBinding) bool { return b.HostPorts == ports })
+		return nil
+	})
+}
+
+// Restart starts another Controller beside what the last one left running.
+func (o *ours) Restart() (time.Duration, error) {
+	if err := o.Close(); err != nil {
+		return 0, err
+	}
+	start := time.Now()
+	if err := o.start(); err != nil {
+		return 0, err
+	}
+	took := time.Since(start)
+	var err error
+	if o.network, err = o.control.Network(context.Background(), oursNetwork); err != nil {
+		return 0, fmt.Errorf("after a restart: %w", err)
+	}
+	return took, nil
+}
+
+func (o *ours) Close() error {
+	for _, closing := range o.close {
+		if err := closing(); err != nil {
+			return err
+		}
+	}
+	o.close = nil
+	return nil
+}
