@@ -17,3 +17,7 @@ func TestFake(t *testing.T) {
 		return f
 	})
 }
+
+func TestFakeReserver(t *testing.T) {
+	firewalltest.RunReserver(t, func(t testing.TB) firewall.Reserver { return new(firewalltest.Fake) })
+}

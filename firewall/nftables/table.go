@@ -138,7 +138,9 @@ func (t *table) see(exists bool, all []element) {
 			t.count++
 		}
 	}
-	for _, terms := range parse(all) {
+	terms := parse(all)
+	delete(terms, "") // nobody's
+	for _, terms := range terms {
 		for _, n := range terms.Networks {
 			t.gateways[n.Interface] = gateway{n.Mode4, n.Mode6}
 		}
