@@ -47,6 +47,13 @@ func (f *Fake) Beside(instance string) *Fake {
 	return &Fake{instance: instance, kernel: f.kernel, Host: f.Host}
 }
 
+var _ interface {
+	sandbox.Provider
+	sandbox.Surveyor
+	sandbox.Lister
+	sandbox.Gone
+} = (*Fake)(nil)
+
 // touch does something to the kernel, with a fault before or after it when one is due. It says whether it was done.
 func (f *Fake) touch(ctx context.Context, op string, do func() error) (done bool, err error) {
 	if err := ctx.Err(); err != nil {
