@@ -65,7 +65,12 @@ func (d *differ) link(want Link) {
 
 // dropLink deletes a link now, because one of its name is to be made.
 func (d *differ) dropLink(have Link) {
-	if have.Adopt {
+	if have.Adopt { // the kernel takes nothing away with it
+		for _, r := range d.have.Routes {
+			if r.Link == have.Name {
+				d.add(Step{Op: DelRoute, Route: r})
+			}
+		}
 		for _, p := range have.Addrs {
 			d.add(Step{Op: DelAddr, Link: have, Addr: p})
 		}
