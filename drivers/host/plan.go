@@ -13,7 +13,7 @@ type planner struct{}
 
 // Type implements netdriver.Planner.
 func (planner) Type() netdriver.Capability {
-	return netdriver.Capability{Type: "host", Scope: netdriver.Local, Connectivity: netdriver.Local}
+	return netdriver.Capability{Type: "host", Scope: netdriver.Local, Connectivity: netdriver.Local, NoAddresses: true}
 }
 
 // PlanNetwork plans nothing: all is there already.
@@ -21,11 +21,9 @@ func (planner) PlanNetwork(in netdriver.Input) (netdriver.Plan, error) {
 	if _, err := ParseOptions(in.Network.Options); err != nil {
 		return netdriver.Plan{}, fmt.Errorf("plan network %s: %w", in.Network.Name, err)
 	}
-	for _, s := range in.Network.Subnets {
-		if s.Pool.Subnet.Bits() > 0 { // the IPAM driver null gives 0.0.0.0/0
-			return netdriver.Plan{}, fmt.Errorf("plan network %s: subnet %s: a network of driver host has no addresses, use the IPAM driver null: %w",
-				in.Network.Name, s.Pool.Subnet, errdefs.ErrInvalidArgument)
-		}
+	if len(in.Network.Subnets) > 0 {
+		return netdriver.Plan{}, fmt.Errorf("plan network %s: subnet %s: a network of driver host has no addresses: %w",
+			in.Network.Name, in.Network.Subnets[0].Pool.Subnet, errdefs.ErrInvalidArgument)
 	}
 	return netdriver.Plan{}, nil
 }

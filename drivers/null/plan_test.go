@@ -31,15 +31,11 @@ func web() endpoint.Info {
 }
 
 func TestPlanNetwork(t *testing.T) {
-	for name, in := range map[string]netdriver.Input{"bare": input(nil), "ipam-null": input(nil, "0.0.0.0/0", "::/0")} {
-		t.Run(name, func(t *testing.T) {
-			plan, err := null.New().CreateNetwork(t.Context(), in)
-			if err != nil {
-				t.Fatal(err)
-			}
-			drivertest.Golden(t, *update, "network-"+name, drivertest.Text(plan))
-		})
+	plan, err := null.New().CreateNetwork(t.Context(), input(nil))
+	if err != nil {
+		t.Fatal(err)
 	}
+	drivertest.Golden(t, *update, "network", drivertest.Text(plan))
 }
 
 func TestPlanEndpoint(t *testing.T) {
@@ -77,10 +73,9 @@ func TestDriver(t *testing.T) {
 	})
 }
 
-func TestSkipGateway(t *testing.T) {
-	driver := null.New().(netdriver.GatewayAllocator)
-	if skip4, skip6, err := driver.SkipGateway(t.Context(), nil); !skip4 || !skip6 || err != nil {
-		t.Errorf("skip %v %v, %v", skip4, skip6, err)
+func TestCapability(t *testing.T) {
+	if c, err := null.New().Capability(t.Context()); err != nil || !c.NoAddresses {
+		t.Errorf("%+v, %v", c, err)
 	}
 }
 
