@@ -64,6 +64,25 @@ func (c *Controller) namespaces(ctx context.Context) ([]sandbox.ID, error) {
 	return l.List(ctx)
 }
 
+// Usage is how much of a network's subnets is taken, by subnet; nil for a driver that does not count.
+func (c *Controller) Usage(ctx context.Context, n netdriver.Network) map[netip.Prefix]ipam.Usage {
+	d, err := c.ipamDriver(ctx, n.IPAM)
+	if err != nil {
+		return nil
+	}
+	counter, able := d.(ipam.Counter)
+	if !able {
+		return nil
+	}
+	usage := map[netip.Prefix]ipam.Usage{}
+	for _, sub := range n.Subnets {
+		if u, err := counter.Usage(sub.Pool.ID); err == nil {
+			usage[sub.Pool.Subnet] = u
+		}
+	}
+	return usage
+}
+
 // goneNamespaces yields the keys of namespaces that ended. Without the ability (nil) an end is noticed when the sandbox is next used.
 func (c *Controller) goneNamespaces(ctx context.Context) iter.Seq[string] {
 	if g, able := c.o.Spaces.(sandbox.Gone); able {

@@ -44,6 +44,11 @@ func (m *member) remains(v *content) bool {
 // wanted is remains where there is something to do now: the namespace is there.
 func (m *member) wanted(v *content) bool { return m.remains(v) && v.placed() }
 
+// waits says that the endpoint was made for the sandbox and is not in it: it goes with the sandbox.
+func (m *member) waits(v *content) bool {
+	return v.known && !v.sandbox.Deleting && m.info.ID != "" && !m.info.Deleting && m.info.Sandbox == "" && m.info.Spec.For == v.id
+}
+
 // doomed says that the endpoint's record goes when it has left: it was made for this sandbox, or the sandbox ended under it.
 func (m *member) doomed(v *content) bool {
 	return m.info.ID != "" && (m.info.Deleting || v.sandbox.Deleting && (m.info.Spec.For == v.id || v.gone))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -226,7 +227,10 @@ func (c *Controller) applyTerms(ctx context.Context, changes []firewall.Change) 
 		return nil
 	}
 	if c.wall == nil {
-		return fmt.Errorf("%w: ports and isolation need a firewall, and there is none", errdefs.ErrFailedPrecondition)
+		if slices.ContainsFunc(real, func(ch firewall.Change) bool { return len(ch.Want.Ports) > 0 }) {
+			return fmt.Errorf("%w: published ports need a firewall, and there is none", errdefs.ErrFailedPrecondition)
+		}
+		return nil // networks are neither isolated nor masqueraded: that is what having none means
 	}
 	return c.wall.Apply(ctx, real)
 }
@@ -287,7 +291,7 @@ func (c *Controller) settle(ctx context.Context, v *content) error {
 	var left []*member
 	var freed []withdrawal
 	for _, m := range v.members {
-		if !m.remains(v) {
+		if !m.remains(v) && (!m.waits(v) || m.held.Owner != "") {
 			left = append(left, m)
 			if m.doomed(v) && !m.info.Spec.Leased {
 				freed = append(freed, withdrawal{m.network, m.info.Addresses})
@@ -310,6 +314,11 @@ func (c *Controller) settle(ctx context.Context, v *content) error {
 		}
 		last = last && !ending
 	}
+	for _, m := range v.members {
+		if !m.remains(v) && m.driven.Driver != "" { // its driver lets go of it too, whoever converged
+			c.mender.later(endpointOwner(m.id), nil)
+		}
+	}
 	c.withdraw(freed...)
 	for _, f := range freed {
 		if err := c.lower(ctx, f.network); err != nil {
@@ -324,13 +333,16 @@ func (c *Controller) settle(ctx context.Context, v *content) error {
 func strike(tx datastore.Tx, v *content, left []*member, ending bool) error {
 	var errs []error
 	for _, m := range left {
-		errs = append(errs, memberTable(v.id).Delete(tx, string(m.id)), heldTable().Delete(tx, endpointOwner(m.id)))
+		errs = append(errs, heldTable().Delete(tx, endpointOwner(m.id)))
+		if !m.waits(v) {
+			errs = append(errs, memberTable(v.id).Delete(tx, string(m.id)))
+		}
 		switch {
 		case m.doomed(v):
 			errs = append(errs, endpointTable(m.on).Delete(tx, string(m.id)),
 				endpointNames(m.on).free(tx, m.info.Spec.Name, string(m.id)))
 		case m.info.ID != "" && m.info.Sandbox == v.id:
-			m.info.Sandbox, m.info.Nonce = "", ""
+			clearPlace(&m.info)
 			errs = append(errs, endpointTable(m.on).Put(tx, string(m.id), m.info))
 		}
 	}
@@ -352,7 +364,7 @@ func (c *Controller) tell(v *content) {
 		if m.fresh && m.remains(v) {
 			c.events.tell("network", "connect", string(m.on), attrs...)
 		}
-		if !m.remains(v) {
+		if !m.remains(v) && m.held.Owner != "" {
 			c.events.tell("network", "disconnect", string(m.on), attrs...)
 		}
 		if m.doomed(v) {

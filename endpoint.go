@@ -179,6 +179,9 @@ func accept(e *endpoint.Info, chosen netdriver.Interface) bool {
 	return len(chosen.Addresses) > 0 || chosen.MAC != nil
 }
 
+// clearPlace forgets where an endpoint was.
+func clearPlace(e *endpoint.Info) { e.Sandbox, e.Nonce, e.Interface = "", "", "" }
+
 // enter writes a new endpoint and claims its name.
 func enter(tx datastore.Tx, e *endpoint.Info) error {
 	old, found, err := maybe(endpointTable(e.Network).Get(tx, string(e.ID)))
@@ -194,7 +197,25 @@ func enter(tx datastore.Tx, e *endpoint.Info) error {
 	if e.Announce, err = lastSeen(tx, e); err != nil {
 		return err
 	}
+	if err := enterFor(tx, e); err != nil {
+		return err
+	}
 	return endpointTable(e.Network).Put(tx, string(e.ID), *e)
+}
+
+// enterFor makes an endpoint known to the sandbox that it is made for.
+func enterFor(tx datastore.Tx, e *endpoint.Info) error {
+	if e.Spec.For == "" {
+		return nil
+	}
+	s, err := sandboxTable().Get(tx, string(e.Spec.For))
+	if err != nil {
+		return fmt.Errorf("sandbox %s: %w", shortID(string(e.Spec.For)), err)
+	}
+	if s.Deleting {
+		return fmt.Errorf("sandbox %s: %w: it is being deleted", s.Spec.Name, errdefs.ErrFailedPrecondition)
+	}
+	return memberTable(e.Spec.For).Put(tx, string(e.ID), e.Network)
 }
 
 // lastSeen remembers which addresses are out with a MAC that is not derived from them, and says whether neighbours may know e's with
@@ -332,8 +353,11 @@ func (e *endpointHandle) enterSandbox(ctx context.Context, n netdriver.Network, 
 		if !v.known || v.sandbox.Deleting {
 			return fmt.Errorf("%w: the sandbox is being deleted", errdefs.ErrFailedPrecondition)
 		}
-		m := v.add(info, n)
-		m.dirty, m.driven = true, driven
+		m := v.member(info.ID)
+		if m == nil {
+			m = v.add(info, n)
+		}
+		m.info, m.network, m.dirty, m.driven = info, n, true, driven
 		return nil
 	}, nil)
 }
@@ -384,7 +408,8 @@ func (e *endpointHandle) takeBack(ctx context.Context, n netdriver.Network, info
 func (e *endpointHandle) exit(ctx context.Context, n netdriver.Network, info endpoint.Info) error {
 	err := e.c.converge(ctx, info.Sandbox, func(v *content) error {
 		if m := v.member(e.id); m != nil {
-			m.info.Sandbox, m.info.Nonce, m.dirty = "", "", true
+			clearPlace(&m.info)
+			m.dirty = true
 		}
 		return nil
 	}, nil)
@@ -502,7 +527,7 @@ func (e *endpointHandle) remove(ctx context.Context, n netdriver.Network, info e
 		if err := e.exit(ctx, n, info); err != nil {
 			return err
 		}
-		info.Sandbox, info.Nonce = "", ""
+		clearPlace(&info)
 	} else if err := e.finishLeaving(ctx); err != nil {
 		return err
 	}
@@ -527,7 +552,11 @@ func (c *Controller) deleteEndpoint(ctx context.Context, n netdriver.Network, e 
 		}
 	}
 	err := c.o.Run.Update(ctx, func(tx datastore.Tx) error {
-		return errors.Join(endpointTable(e.Network).Delete(tx, string(e.ID)), endpointNames(e.Network).free(tx, e.Spec.Name, string(e.ID)))
+		errs := []error{endpointTable(e.Network).Delete(tx, string(e.ID)), endpointNames(e.Network).free(tx, e.Spec.Name, string(e.ID))}
+		if e.Spec.For != "" {
+			errs = append(errs, memberTable(e.Spec.For).Delete(tx, string(e.ID)))
+		}
+		return errors.Join(errs...)
 	})
 	if err != nil {
 		return err

@@ -61,14 +61,13 @@ func (m *mender) problem(owner string) string {
 	return m.problems[owner]
 }
 
-// forget says that owners are as wanted.
+// forget says that owners are as wanted. What is due stays so: somebody may have asked for it since.
 func (m *mender) forget(owners ...string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, o := range owners {
 		delete(m.problems, o)
 		delete(m.doubtful, o)
-		delete(m.due, o)
 	}
 }
 
@@ -76,13 +75,12 @@ func (m *mender) forget(owners ...string) {
 func (m *mender) settled(v *content) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if len(m.problems)+len(m.doubtful)+len(m.due) == 0 {
+	if len(m.problems)+len(m.doubtful) == 0 {
 		return
 	}
 	for _, o := range append(ownersOf(v), sandboxOwner(v.id)) {
 		delete(m.problems, o)
 		delete(m.doubtful, o)
-		delete(m.due, o)
 	}
 }
 

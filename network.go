@@ -55,6 +55,7 @@ func (n *network) Info(ctx context.Context) (netdriver.Network, error) {
 	if err != nil {
 		return r, fmt.Errorf("network %s: %w", shortID(string(n.id)), err)
 	}
+	r.Problem = n.c.mender.problem(networkOwner(n.id))
 	return r, nil
 }
 
@@ -221,7 +222,14 @@ func (c *Controller) Network(ctx context.Context, ref string) (Network, error) {
 
 // Networks yields the records of all networks by id, as they were at one moment. A record that cannot be read is yielded as an error.
 func (c *Controller) Networks(ctx context.Context) iter.Seq2[netdriver.Network, error] {
-	return records(ctx, c.o.Root, networkTable())
+	return func(yield func(netdriver.Network, error) bool) {
+		for n, err := range records(ctx, c.o.Root, networkTable()) {
+			n.Problem = c.mender.problem(networkOwner(n.ID))
+			if !yield(n, err) {
+				return
+			}
+		}
+	}
 }
 
 // Delete marks and converges: what fails on the way is finished by the next Delete, or by a restart.

@@ -95,7 +95,10 @@ func (c *Controller) plan(ctx context.Context, v *content) error {
 		if err := c.planPorts(ctx, v, m); err != nil {
 			return err
 		}
-		m.want = m.want.Named(v.merged.Names[string(m.id)])
+		name := v.merged.Names[string(m.id)]
+		if m.want = m.want.Named(name); m.info.Interface != name {
+			m.info.Interface, m.dirty = name, true
+		}
 	}
 	return nil
 }
@@ -106,7 +109,7 @@ func (c *Controller) planMember(ctx context.Context, v *content, m *member, port
 	case v.sandbox.Unknown: // nobody knows more than what is held
 		return m.held.Plan, nil
 	case m.driven.Driver != "": // it was asked before, without the sandbox's lock
-		return m.keepName(m.driven.Plan), nil
+		return m.driven.Plan.Named(m.info.Interface), nil
 	}
 	d, err := c.driver(ctx, m.network.Driver)
 	if err == nil {
@@ -116,7 +119,7 @@ func (c *Controller) planMember(ctx context.Context, v *content, m *member, port
 			info.Key, info.Ports = v.sandbox.Key, ports
 			var p netdriver.Plan
 			if p, err = d.Join(ctx, in, info); err == nil {
-				return m.keepName(p), nil
+				return p.Named(m.info.Interface), nil
 			}
 		}
 	}
@@ -127,14 +130,6 @@ func (c *Controller) planMember(ctx context.Context, v *content, m *member, port
 	return netdriver.Plan{}, err
 }
 
-// keepName gives the interface the name that it was given before.
-func (m *member) keepName(p netdriver.Plan) netdriver.Plan {
-	if m.held.Plan.Attachment == nil {
-		return p
-	}
-	return p.Named(m.held.Plan.Attachment.Link.Name)
-}
-
 // planPorts publishes a member's ports when it is its sandbox's gateway, for the families that it is the gateway of.
 func (c *Controller) planPorts(ctx context.Context, v *content, m *member) error {
 	if v.sandbox.Unknown {
@@ -142,6 +137,7 @@ func (c *Controller) planPorts(ctx context.Context, v *content, m *member) error
 	}
 	four, six := v.gateway(m)
 	if !four && !six {
+		m.trimPorts()
 		return nil
 	}
 	given, err := c.givePorts(ctx, v, m)

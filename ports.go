@@ -44,6 +44,17 @@ func (c *Controller) givePorts(ctx context.Context, v *content, m *member) ([]en
 	return given, nil
 }
 
+// trimPorts drops what the member has and does not ask for any more. What it asks for stays its own while another is the gateway.
+func (m *member) trimPorts() {
+	wanted := wantedPorts(m.info.Spec)
+	kept := slices.DeleteFunc(slices.Clone(m.info.Ports), func(b endpoint.PortBinding) bool {
+		return !slices.ContainsFunc(wanted, func(want endpoint.PortBinding) bool { return serves(b, want) })
+	})
+	if len(kept) != len(m.info.Ports) {
+		m.info.Ports, m.dirty = kept, true
+	}
+}
+
 // wantedPorts is the list of bindings that an endpoint asks for, ranges of any free ports port by port.
 func wantedPorts(s endpoint.Spec) []endpoint.PortBinding {
 	wanted := slices.Clone(s.Publish)

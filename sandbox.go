@@ -8,9 +8,11 @@ import (
 	"iter"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/sealane/sealane/datastore"
+	"github.com/sealane/sealane/endpoint"
 	"github.com/sealane/sealane/sandbox"
 )
 
@@ -27,6 +29,7 @@ func (s *sandboxHandle) Info(ctx context.Context) (sandbox.Info, error) {
 	if err != nil {
 		return info, fmt.Errorf("sandbox %s: %w", shortID(string(s.id)), err)
 	}
+	info.Problem = s.c.mender.problem(sandboxOwner(s.id))
 	return info, nil
 }
 
@@ -82,7 +85,7 @@ func (c *Controller) createSandbox(ctx context.Context, s sandbox.Spec, repeatab
 		}
 		return false, sandboxTaken(s, *old)
 	}
-	info := sandbox.Info{ID: s.ID, Spec: s}
+	info := sandbox.Info{ID: s.ID, Spec: s, Created: time.Now().UTC()}
 	if err = c.place(ctx, &info, inside); err == nil {
 		err = c.o.Run.Update(ctx, func(tx datastore.Tx) error { return enterSandbox(tx, info) })
 	}
@@ -178,7 +181,38 @@ func (c *Controller) Sandbox(ctx context.Context, ref string) (sandbox.Sandbox, 
 
 // Sandboxes yields the records of all sandboxes by id, as they were at one moment. A record that cannot be read is yielded as an error.
 func (c *Controller) Sandboxes(ctx context.Context) iter.Seq2[sandbox.Info, error] {
-	return records(ctx, c.o.Run, sandboxTable())
+	return func(yield func(sandbox.Info, error) bool) {
+		for s, err := range records(ctx, c.o.Run, sandboxTable()) {
+			s.Problem = c.mender.problem(sandboxOwner(s.ID))
+			if !yield(s, err) {
+				return
+			}
+		}
+	}
+}
+
+// Endpoints yields the records of the endpoints that are in a sandbox or were made for it, by id, as they were at one moment. NotFound
+// when there is no such sandbox.
+func (c *Controller) Endpoints(ctx context.Context, id sandbox.ID) iter.Seq2[endpoint.Info, error] {
+	return func(yield func(endpoint.Info, error) bool) {
+		v, err := view(ctx, c.o.Run, func(tx datastore.Tx) (*content, error) { return readRun(tx, id) })
+		if err == nil && !v.known {
+			err = errdefs.ErrNotFound
+		}
+		if err != nil {
+			yield(endpoint.Info{}, fmt.Errorf("endpoints of sandbox %s: %w", shortID(string(id)), err))
+			return
+		}
+		for _, m := range v.members {
+			if m.info.ID == "" {
+				continue // it left, and its leaving is not finished
+			}
+			m.info.Problem = c.mender.problem(endpointOwner(m.id))
+			if !yield(m.info, nil) {
+				return
+			}
+		}
+	}
 }
 
 // SetNamespace says where a sandbox made with Late lives.
