@@ -37,6 +37,7 @@ func Run(t *testing.T, open func(t testing.TB) firewall.Firewall) {
 		"many at once":       manyAtOnce,
 		"a thousand in one":  thousand,
 		"the last one turns": lastTurns,
+		"random walk":        walk,
 	} {
 		t.Run(name, func(t *testing.T) { fact(t, table{t, open(t)}) })
 	}
