@@ -1,0 +1,300 @@
+package api
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/sealane/sealane/endpoint"
+	"github.com/sealane/sealane/firewall"
+	"github.com/sealane/sealane/netdriver"
+	"github.com/sealane/sealane/sandbox"
+)
+
+// Sandbox is a sandbox as inspect shows it.
+type Sandbox struct {
+	ID       string
+	Name     string
+	NetNS    string // path of the namespace; "": the host's, or not there yet (State)
+	Created  time.Time
+	State    string // StateReady, StatePending, StateUnknown
+	Problem  string // why it is not as wanted; "" it is
+	Hostname string
+	Labels   map[string]string
+	Networks map[string]Attachment // by name
+	Ports    map[string][]HostPort // by container port: "80/tcp"
+}
+
+// Attachment is a sandbox's place on one network.
+type Attachment struct {
+	NetworkID           string
+	EndpointID          string
+	Gateway             netip.Addr
+	IPAddress           netip.Addr
+	IPPrefixLen         int
+	IPv6Gateway         netip.Addr
+	GlobalIPv6Address   netip.Addr
+	GlobalIPv6PrefixLen int
+	MacAddress          string
+	Aliases             []string
+	DNSNames            []string
+	IfName              string
+}
+
+// HostPort is where a container port is published.
+type HostPort struct {
+	HostIP   string `json:"HostIp"` // 0.0.0.0 and :: are all addresses of the family
+	HostPort string
+}
+
+// SandboxSpec asks for a sandbox with its networks. At most one of NetNS, PID, Host and Join says whose namespace it is; none: its own.
+type SandboxSpec struct {
+	ID    string `json:",omitempty"` // 64 hex digits chosen by the caller; "": by the daemon
+	Name  string `json:",omitempty"` // "": the first 12 digits of the id
+	NetNS string `json:",omitempty"` // path
+	PID   int    `json:",omitempty"`
+	Host  bool   `json:",omitempty"`
+	Join  string `json:",omitempty"` // another sandbox, whose networks and ports it shares
+
+	Networks   []NetworkJoin     `json:",omitempty"` // joined in this order; none: bridge, or host with Host
+	Publish    []string          `json:",omitempty"` // [IP:][HOST[-HOST]:]CTR[-CTR][/tcp|udp|sctp]
+	PublishAll bool              `json:",omitempty"` // each of Expose at a free host port
+	Expose     []string          `json:",omitempty"` // CTR[-CTR][/proto]
+	Hostname   string            `json:",omitempty"`
+	Domainname string            `json:",omitempty"`
+	Sysctls    map[string]string `json:",omitempty"` // of the whole namespace
+	Labels     map[string]string `json:",omitempty"`
+}
+
+// NetworkJoin names a network to be joined, and how.
+type NetworkJoin struct {
+	Network string // id, name or unique beginning of the id
+	EndpointConfig
+}
+
+// PortChange publishes a container port of a sandbox, or ends that.
+type PortChange struct {
+	Port string // [IP:][HOST[-HOST]:]CTR[-CTR][/tcp|udp|sctp]; to unpublish, what is left out matches anything
+}
+
+// Published answers a PortChange: all ports of the sandbox as they are now.
+type Published struct {
+	Ports map[string][]HostPort
+}
+
+// member is an endpoint of a sandbox with its network.
+type member struct {
+	network  netdriver.Network
+	endpoint endpoint.Info
+}
+
+// sandboxOf shows a record with its endpoints.
+func sandboxOf(r sandbox.Info, members []member) Sandbox {
+	s := Sandbox{
+		ID: string(r.ID), Name: r.Spec.Name, NetNS: r.Key, Created: r.Created, State: StateReady, Problem: r.Problem, Hostname: r.Spec.Names.Hostname, Labels: notNil(r.Spec.Labels),
+		Networks: map[string]Attachment{}, Ports: portsOf(members),
+	}
+	if r.Deleting || r.Problem != "" || r.Spec.Namespace.Late && r.Key == "" {
+		s.State = StatePending
+	}
+	for _, m := range members {
+		s.Networks[m.network.Name] = attachmentOf(r, m)
+		if m.endpoint.Sandbox == "" || m.endpoint.Problem != "" {
+			s.State = StatePending
+			s.Problem = cmp.Or(s.Problem, m.endpoint.Problem)
+		}
+	}
+	if r.Unknown {
+		s.State = StateUnknown
+	}
+	return s
+}
+
+func attachmentOf(r sandbox.Info, m member) Attachment {
+	e := m.endpoint
+	four, six := families(e.Addresses)
+	names := append([]string{e.Spec.Name}, e.Spec.Aliases...)
+	names = append(names, string(r.ID[:min(12, len(r.ID))]))
+	if r.Spec.Names.Hostname != "" {
+		names = append(names, r.Spec.Names.Hostname)
+	}
+	return Attachment{
+		NetworkID: string(e.Network), EndpointID: string(e.ID), MacAddress: e.MAC.String(), IfName: cmp.Or(e.Interface, e.Spec.Interface),
+		Gateway: gatewayOf(m.network, four), IPAddress: four.Addr(), IPPrefixLen: max(0, four.Bits()),
+		IPv6Gateway: gatewayOf(m.network, six), GlobalIPv6Address: six.Addr(), GlobalIPv6PrefixLen: max(0, six.Bits()),
+		Aliases: slices.Concat([]string{}, e.Spec.Aliases), DNSNames: unique(names),
+	}
+}
+
+// gatewayOf is the router of the subnet that an address is in; none on an internal network, which has no way out.
+func gatewayOf(n netdriver.Network, a netip.Prefix) netip.Addr {
+	for _, sub := range n.Subnets {
+		if a.IsValid() && !n.Internal && sub.Pool.Subnet.Contains(a.Addr()) {
+			return sub.Gateway.Addr()
+		}
+	}
+	return netip.Addr{}
+}
+
+// unique keeps the first of each.
+func unique(names []string) []string {
+	var kept []string
+	for _, n := range names {
+		if !slices.Contains(kept, n) {
+			kept = append(kept, n)
+		}
+	}
+	return kept
+}
+
+// portsOf lists what endpoints of one sandbox publish, port by port.
+func portsOf(members []member) map[string][]HostPort {
+	ports := map[string][]HostPort{}
+	for _, m := range members {
+		four, six := families(m.endpoint.Addresses)
+		for _, b := range m.endpoint.Ports {
+			for _, host := range hostsOf(b, four.IsValid(), six.IsValid()) {
+				for i := range b.Ports.Len() {
+					key := fmt.Sprintf("%d/%s", int(b.Ports.First)+i, b.Proto)
+					at := HostPort{HostIP: host.String(), HostPort: strconv.Itoa(int(b.HostPorts.First) + i)}
+					if !slices.Contains(ports[key], at) {
+						ports[key] = append(ports[key], at)
+					}
+				}
+			}
+		}
+	}
+	for _, at := range ports {
+		slices.SortFunc(at, compareHostPorts)
+	}
+	return ports
+}
+
+func compareHostPorts(a, b HostPort) int {
+	x, _ := netip.ParseAddr(a.HostIP) // written by us
+	y, _ := netip.ParseAddr(b.HostIP)
+	return cmp.Or(x.Compare(y), cmp.Compare(len(a.HostPort), len(b.HostPort)), cmp.Compare(a.HostPort, b.HostPort))
+}
+
+// hostsOf are the host addresses of a binding on an endpoint that has these families.
+func hostsOf(b endpoint.PortBinding, four, six bool) []netip.Addr {
+	if b.Host.IsValid() {
+		return []netip.Addr{b.Host}
+	}
+	var hosts []netip.Addr
+	if four {
+		hosts = append(hosts, netip.IPv4Unspecified())
+	}
+	if six {
+		hosts = append(hosts, netip.IPv6Unspecified())
+	}
+	return hosts
+}
+
+// ports is what a sandbox wants published. It stands in the spec of each of its endpoints, because whichever is the gateway carries it.
+type ports struct {
+	publish []endpoint.PortBinding
+	all     bool
+	exposed []endpoint.PortBinding
+}
+
+func (s SandboxSpec) ports() (p ports, err error) {
+	p.all = s.PublishAll
+	if p.publish, err = parsePorts(s.Publish); err != nil {
+		return p, err
+	}
+	if p.exposed, err = parsePorts(s.Expose); err != nil {
+		return p, err
+	}
+	for _, b := range p.exposed {
+		if b.Host.IsValid() || b.HostPorts != (firewall.Range{}) {
+			return p, fmt.Errorf("expose %s: %w: want a container port alone", b, errdefs.ErrInvalidArgument)
+		}
+	}
+	return p, nil
+}
+
+func parsePorts(specs []string) ([]endpoint.PortBinding, error) {
+	var all []endpoint.PortBinding
+	for _, s := range specs {
+		b, err := endpoint.ParsePort(s)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, single(b)...)
+	}
+	return all, nil
+}
+
+// single cuts a range without host ports into single ports, each of which is given a host port of its own.
+func single(b endpoint.PortBinding) []endpoint.PortBinding {
+	if b.HostPorts != (firewall.Range{}) {
+		return []endpoint.PortBinding{b}
+	}
+	var all []endpoint.PortBinding
+	for i := range b.Ports.Len() {
+		p := b.Ports.First + uint16(i)
+		all = append(all, endpoint.PortBinding{Proto: b.Proto, Host: b.Host, Ports: firewall.Range{First: p, Last: p}})
+	}
+	return all
+}
+
+// portsWanted reads the ports that a sandbox's endpoints have in common.
+func portsWanted(members []member) ports {
+	if len(members) == 0 {
+		return ports{}
+	}
+	s := members[0].endpoint.Spec
+	return ports{s.Publish, s.PublishAll, s.Exposed}
+}
+
+// put writes the ports into an endpoint's spec.
+func (p ports) put(s *endpoint.Spec) {
+	s.Publish, s.PublishAll, s.Exposed = p.publish, p.all, p.exposed
+}
+
+// without is p less what matches a pattern, the whole of it or, where it is a range without host ports, each port of it. given is what the
+// wishes were given. False: something of the pattern is not published.
+func (p ports) without(pattern endpoint.PortBinding, given []endpoint.PortBinding) (ports, bool) {
+	if left, found := p.withoutOne(pattern, given); found {
+		return left, true
+	}
+	parts := single(pattern)
+	for _, part := range parts {
+		left, found := p.withoutOne(part, given)
+		if !found {
+			return p, false
+		}
+		p = left
+	}
+	return p, len(parts) > 1
+}
+
+// withoutOne also ends the exposure of a port that is published because all exposed ones are.
+func (p ports) withoutOne(pattern endpoint.PortBinding, given []endpoint.PortBinding) (ports, bool) {
+	match := func(wish endpoint.PortBinding) bool {
+		return matches(wish, pattern) || slices.ContainsFunc(given, func(g endpoint.PortBinding) bool { return serves(g, wish) && matches(g, pattern) })
+	}
+	left := ports{all: p.all, exposed: p.exposed, publish: slices.DeleteFunc(slices.Clone(p.publish), match)}
+	if p.all {
+		left.exposed = slices.DeleteFunc(slices.Clone(p.exposed), match)
+	}
+	return left, len(left.publish) < len(p.publish) || len(left.exposed) < len(p.exposed)
+}
+
+// matches says that a binding is what a pattern asks for, in which a zero host or host port is any.
+func matches(b, pattern endpoint.PortBinding) bool {
+	return b.Proto == pattern.Proto && b.Ports == pattern.Ports && (!pattern.Host.IsValid() || b.Host == pattern.Host) &&
+		(pattern.HostPorts == firewall.Range{} || b.HostPorts == pattern.HostPorts)
+}
+
+// serves says that a binding may have been given for a wish.
+func serves(given, wish endpoint.PortBinding) bool {
+	return given.Proto == wish.Proto && given.Host == wish.Host && given.Ports == wish.Ports &&
+		(wish.HostPorts == firewall.Range{} || wish.HostPorts.First <= given.HostPorts.First && given.HostPorts.Last <= wish.HostPorts.Last)
+}

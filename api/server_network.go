@@ -1,0 +1,345 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/sealane/sealane"
+	"github.com/sealane/sealane/endpoint"
+	"github.com/sealane/sealane/netdriver"
+	"github.com/sealane/sealane/sandbox"
+)
+
+// Names of the predefined networks, which are made at start and can neither be made nor removed by anybody.
+const (
+	networkNone   = "none"
+	networkHost   = "host"
+	networkBridge = "bridge" // what a sandbox joins that names no network
+)
+
+func predefined() []sealane.NetworkSpec {
+	return []sealane.NetworkSpec{
+		{Name: networkNone, Driver: "null", IPAM: sealane.IPAM{Driver: "null"}},
+		{Name: networkHost, Driver: "host", IPAM: sealane.IPAM{Driver: "null"}},
+		{Name: networkBridge, Driver: "bridge", OnDemand: true, Options: map[string]string{"com.docker.network.bridge.name": "sealane0"}},
+	}
+}
+
+func isPredefined(name string) bool {
+	return slices.ContainsFunc(predefined(), func(n sealane.NetworkSpec) bool { return n.Name == name })
+}
+
+func (s *Server) predefine(ctx context.Context) error {
+	for _, spec := range predefined() {
+		if _, err := s.ctl.CreateNetwork(ctx, spec); err != nil && !errdefs.IsAlreadyExists(err) {
+			s.log.Error("a predefined network is missing", "network", spec.Name, "error", err)
+		}
+	}
+	return context.Cause(ctx)
+}
+
+func (s *Server) networks(ctx context.Context, c call, _ nothing) ([]Network, error) {
+	all, err := s.listNetworks(ctx, c.filters["dangling"] != nil)
+	if err != nil {
+		return nil, err
+	}
+	chosen, err := choose(networkSelector(), c.filters, all)
+	for i := range chosen {
+		chosen[i].Containers = map[string]Container{}
+	}
+	return chosen, err
+}
+
+// listNetworks lists all networks, with their endpoints if asked.
+func (s *Server) listNetworks(ctx context.Context, endpoints bool) ([]Network, error) {
+	var all []Network
+	for r, err := range s.ctl.Networks(ctx) {
+		if err != nil {
+			return nil, fmt.Errorf("list networks: %w", err)
+		}
+		n := networkOf(r)
+		if endpoints {
+			if err := s.fillContainers(ctx, &n); err != nil {
+				return nil, err
+			}
+		}
+		all = append(all, n)
+	}
+	return all, nil
+}
+
+func (s *Server) network(ctx context.Context, c call, _ nothing) (Network, error) {
+	net, err := s.ctl.Network(ctx, c.ref)
+	if err != nil {
+		return Network{}, err
+	}
+	r, err := net.Info(ctx)
+	if err != nil {
+		return Network{}, err
+	}
+	n := networkOf(r)
+	for subnet, u := range s.ctl.Usage(ctx, r) {
+		if subnet.Bits() > 0 {
+			n.Status.IPAM.Subnets[subnet] = Usage{u.InUse, u.Free}
+		}
+	}
+	return n, s.fillContainers(ctx, &n)
+}
+
+// fillContainers adds the endpoints. One that goes away meanwhile is left out.
+func (s *Server) fillContainers(ctx context.Context, n *Network) error {
+	net, err := s.ctl.Network(ctx, n.ID)
+	if errdefs.IsNotFound(err) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	for e, err := range net.Endpoints(ctx) {
+		if err != nil {
+			return fmt.Errorf("list endpoints of network %s: %w", n.Name, err)
+		}
+		key, name := "ep-"+string(e.ID), e.Spec.Name
+		if e.Sandbox != "" {
+			key = string(e.Sandbox)
+			if sb, err := s.sandboxInfo(ctx, key); err == nil {
+				name = sb.Spec.Name
+			}
+		}
+		n.Containers[key] = containerOf(e, name)
+	}
+	return nil
+}
+
+func (s *Server) createNetwork(ctx context.Context, _ call, in NetworkSpec) (Created, error) {
+	if isPredefined(in.Name) {
+		return Created{}, fmt.Errorf("create network %s: %w: the name is of a predefined network; choose another", in.Name, errdefs.ErrPermissionDenied)
+	}
+	net, err := s.ctl.CreateNetwork(ctx, in.spec())
+	if err != nil {
+		return Created{}, err
+	}
+	return Created{ID: string(net.ID())}, nil
+}
+
+func (s *Server) updateNetwork(ctx context.Context, c call, in NetworkChange) (nothing, error) {
+	net, err := s.ctl.Network(ctx, c.ref)
+	if err != nil {
+		return nothing{}, err
+	}
+	return nothing{}, net.Update(ctx, func(n *sealane.NetworkSpec) error {
+		n.Options, n.Labels = overlaid(n.Options, in.Options), overlaid(n.Labels, in.Labels)
+		return nil
+	})
+}
+
+func overlaid(m, over map[string]string) map[string]string {
+	if len(over) == 0 {
+		return m
+	}
+	m = maps.Clone(notNil(m))
+	maps.Copy(m, over)
+	return m
+}
+
+func (s *Server) removeNetwork(ctx context.Context, c call, _ nothing) (nothing, error) {
+	net, err := s.ctl.Network(ctx, c.ref)
+	if err != nil {
+		return nothing{}, err
+	}
+	n, err := net.Info(ctx)
+	if err != nil {
+		return nothing{}, err
+	}
+	switch {
+	case isPredefined(n.Name):
+		return nothing{}, fmt.Errorf("delete network %s: %w: it is predefined and stays", n.Name, errdefs.ErrPermissionDenied)
+	case n.Unknown && !c.force:
+		return nothing{}, fmt.Errorf("delete network %s: %w: it was found running without a record; force removes it", n.Name, errdefs.ErrFailedPrecondition)
+	case c.force:
+		return nothing{}, net.Forget(ctx)
+	}
+	return nothing{}, net.Delete(ctx)
+}
+
+func (s *Server) pruneNetworks(ctx context.Context, c call, _ nothing) (Pruned, error) {
+	done := Pruned{NetworksDeleted: []string{}, Warnings: []string{}}
+	all, err := s.listNetworks(ctx, true)
+	if err != nil {
+		return done, err
+	}
+	chosen, err := choose(pruneSelector(), c.filters, all)
+	if err != nil {
+		return done, err
+	}
+	for _, n := range chosen {
+		if len(n.Containers) > 0 || n.State == StateUnknown || isPredefined(n.Name) {
+			continue
+		}
+		net, err := s.ctl.Network(ctx, n.ID)
+		if err == nil {
+			err = net.Delete(ctx)
+		}
+		switch {
+		case err == nil:
+			done.NetworksDeleted = append(done.NetworksDeleted, n.Name)
+		case ctx.Err() != nil:
+			return done, err
+		case errdefs.IsNotFound(err), errdefs.IsFailedPrecondition(err): // removed, or used, meanwhile
+		default:
+			done.Warnings = append(done.Warnings, err.Error())
+		}
+	}
+	return done, nil
+}
+
+func (s *Server) connect(ctx context.Context, c call, in Connection) (nothing, error) {
+	spec, err := in.EndpointConfig.spec()
+	if err != nil {
+		return nothing{}, err
+	}
+	net, err := s.ctl.Network(ctx, c.ref)
+	if err != nil {
+		return nothing{}, err
+	}
+	sb, r, err := s.findSandbox(ctx, in.Container)
+	if err != nil {
+		return nothing{}, err
+	}
+	members, err := s.members(ctx, sb.ID())
+	if err != nil {
+		return nothing{}, err
+	}
+	for _, m := range members {
+		if m.network.ID == net.ID() {
+			return nothing{}, fmt.Errorf("connect sandbox %s to network %s: %w: it is on it by endpoint %s", r.Spec.Name, m.network.Name,
+				errdefs.ErrAlreadyExists, m.endpoint.ID)
+		}
+	}
+	portsWanted(members).put(&spec)
+	return nothing{}, s.attach(ctx, net, sb, r.Spec.Name, spec)
+}
+
+// attach makes an endpoint for a sandbox and joins it, or neither.
+func (s *Server) attach(ctx context.Context, net sealane.Network, sb sandbox.Sandbox, name string, spec endpoint.Spec) error {
+	spec.Name, spec.For = name, sb.ID()
+	ep, err := net.CreateEndpoint(ctx, spec)
+	if err != nil {
+		return err
+	}
+	err = ep.Join(ctx, sb)
+	if err == nil {
+		return nil
+	}
+	ctx, cancel := afterwards(ctx)
+	defer cancel()
+	if undone := ep.Delete(ctx); undone != nil && !errdefs.IsNotFound(undone) {
+		s.log.Warn("an endpoint that did not join is left", "endpoint", ep.ID(), "error", undone)
+	}
+	return err
+}
+
+func (s *Server) disconnect(ctx context.Context, c call, in Disconnection) (nothing, error) {
+	net, err := s.ctl.Network(ctx, c.ref)
+	if err != nil {
+		return nothing{}, err
+	}
+	e, err := s.connection(ctx, net, in)
+	if err != nil {
+		return nothing{}, err
+	}
+	ep, err := net.Endpoint(ctx, string(e.ID))
+	if err != nil {
+		return nothing{}, err
+	}
+	if in.Force {
+		return nothing{}, ep.Forget(ctx)
+	}
+	if e.Sandbox != "" { // else an earlier call got as far as this
+		if err := ep.Leave(ctx); err != nil {
+			return nothing{}, err
+		}
+	}
+	return nothing{}, ep.Delete(ctx)
+}
+
+// connection finds the endpoint by which a sandbox is on a network. By force also one whose sandbox is gone, by its own name.
+func (s *Server) connection(ctx context.Context, net sealane.Network, in Disconnection) (endpoint.Info, error) {
+	sb, err := s.ctl.Sandbox(ctx, in.Container)
+	if errdefs.IsNotFound(err) && in.Force {
+		ep, err := net.Endpoint(ctx, in.Container)
+		if err != nil {
+			return endpoint.Info{}, err
+		}
+		return ep.Info(ctx)
+	}
+	if err != nil {
+		return endpoint.Info{}, err
+	}
+	for e, err := range s.ctl.Endpoints(ctx, sb.ID()) {
+		if err != nil {
+			return e, err
+		}
+		if e.Network == net.ID() {
+			return e, nil
+		}
+	}
+	return endpoint.Info{}, fmt.Errorf("disconnect sandbox %.80s: %w: it is not on the network", in.Container, errdefs.ErrNotFound)
+}
+
+// members lists the endpoints of one sandbox, each with its network.
+func (s *Server) members(ctx context.Context, id sandbox.ID) ([]member, error) {
+	var all []member
+	for e, err := range s.ctl.Endpoints(ctx, id) {
+		if err != nil {
+			return nil, err
+		}
+		n, err := s.networkInfo(ctx, e.Network)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, member{n, e})
+	}
+	return all, nil
+}
+
+// networkInfo is the record of an endpoint's network; one that is not there, after a store was lost, is known by its id alone.
+func (s *Server) networkInfo(ctx context.Context, id endpoint.NetworkID) (netdriver.Network, error) {
+	net, err := s.ctl.Network(ctx, string(id))
+	if err == nil {
+		var n netdriver.Network
+		if n, err = net.Info(ctx); err == nil {
+			return n, nil
+		}
+	}
+	if errdefs.IsNotFound(err) || id == "" {
+		return netdriver.Network{ID: id, Name: string(id)}, nil
+	}
+	return netdriver.Network{}, err
+}
+
+// everyMember lists all endpoints of this host.
+func (s *Server) everyMember(ctx context.Context) ([]member, error) {
+	var all []member
+	for n, err := range s.ctl.Networks(ctx) {
+		if err != nil {
+			return nil, fmt.Errorf("list networks: %w", err)
+		}
+		net, err := s.ctl.Network(ctx, string(n.ID))
+		if errdefs.IsNotFound(err) {
+			continue // gone since it was listed
+		} else if err != nil {
+			return nil, err
+		}
+		for e, err := range net.Endpoints(ctx) {
+			if err != nil {
+				return nil, fmt.Errorf("list endpoints of network %s: %w", n.Name, err)
+			}
+			all = append(all, member{n, e})
+		}
+	}
+	return all, nil
+}

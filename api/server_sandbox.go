@@ -1,0 +1,291 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/sealane/sealane"
+	"github.com/sealane/sealane/endpoint"
+	"github.com/sealane/sealane/sandbox"
+)
+
+func (s *Server) sandboxes(ctx context.Context, c call, _ nothing) ([]Sandbox, error) {
+	members, err := s.everyMember(ctx)
+	if err != nil {
+		return nil, err
+	}
+	of := map[sandbox.ID][]member{}
+	for _, m := range members {
+		id := m.endpoint.Sandbox
+		if id == "" {
+			id = m.endpoint.Spec.For
+		}
+		of[id] = append(of[id], m)
+	}
+	var all []Sandbox
+	for r, err := range s.ctl.Sandboxes(ctx) {
+		if err != nil {
+			return nil, fmt.Errorf("list sandboxes: %w", err)
+		}
+		all = append(all, sandboxOf(r, of[r.ID]))
+	}
+	return choose(sandboxSelector(), c.filters, all)
+}
+
+func (s *Server) sandbox(ctx context.Context, c call, _ nothing) (Sandbox, error) {
+	sb, r, err := s.findSandbox(ctx, c.ref)
+	if err != nil {
+		return Sandbox{}, err
+	}
+	members, err := s.members(ctx, sb.ID())
+	return sandboxOf(r, members), err
+}
+
+func (s *Server) findSandbox(ctx context.Context, ref string) (sandbox.Sandbox, sandbox.Info, error) {
+	sb, err := s.ctl.Sandbox(ctx, ref)
+	if err != nil {
+		return nil, sandbox.Info{}, err
+	}
+	r, err := sb.Info(ctx)
+	return sb, r, err
+}
+
+func (s *Server) sandboxInfo(ctx context.Context, ref string) (sandbox.Info, error) {
+	_, r, err := s.findSandbox(ctx, ref)
+	return r, err
+}
+
+// join is a network with the endpoint that a new sandbox will have on it.
+type join struct {
+	network  sealane.Network
+	endpoint endpoint.Spec
+}
+
+func (s *Server) createSandbox(ctx context.Context, _ call, in SandboxSpec) (Created, error) {
+	spec, joins, err := s.planSandbox(ctx, in)
+	if err != nil {
+		return Created{}, fmt.Errorf("create sandbox %.80q: %w", in.Name, err)
+	}
+	sb, err := s.ctl.CreateSandbox(ctx, spec)
+	if err != nil {
+		return Created{}, err
+	}
+	r, err := sb.Info(ctx)
+	for _, j := range joins {
+		if err == nil {
+			err = s.attach(ctx, j.network, sb, r.Spec.Name, j.endpoint)
+		}
+	}
+	if err == nil {
+		return Created{ID: string(sb.ID())}, nil
+	}
+	ctx, cancel := afterwards(ctx)
+	defer cancel()
+	if undone := sb.Delete(ctx); undone != nil && !errdefs.IsNotFound(undone) {
+		s.log.Warn("a sandbox that is on none of its networks is left", "sandbox", sb.ID(), "error", undone)
+	}
+	return Created{}, err
+}
+
+// planSandbox checks a request and finds what it refers to, before any effect.
+func (s *Server) planSandbox(ctx context.Context, in SandboxSpec) (sandbox.Spec, []join, error) {
+	spec := sandbox.Spec{
+		ID: sandbox.ID(in.ID), Name: in.Name, Sysctls: in.Sysctls, Labels: in.Labels,
+		Namespace: sandbox.Origin{Path: in.NetNS, PID: in.PID, Host: in.Host},
+		Names:     sandbox.Names{Hostname: in.Hostname, Domainname: in.Domainname},
+	}
+	if in.ID != "" { // the Controller would give the one there is, whose networks are not ours to take back
+		if _, err := s.ctl.Sandbox(ctx, in.ID); err == nil {
+			return spec, nil, fmt.Errorf("%w: the id is taken", errdefs.ErrAlreadyExists)
+		}
+	}
+	if in.Join != "" {
+		donor, err := s.ctl.Sandbox(ctx, in.Join)
+		if err != nil {
+			return spec, nil, err
+		}
+		spec.Namespace.Share = donor.ID()
+	}
+	joins, err := s.planJoins(ctx, in, &spec)
+	if err != nil {
+		return spec, nil, err
+	}
+	p, err := in.ports()
+	if err != nil {
+		return spec, nil, err
+	}
+	if (spec.Namespace.Host || spec.Namespace.Share != "") && len(p.publish)+len(p.exposed) > 0 {
+		return spec, nil, fmt.Errorf("%w: a sandbox in the host's or another one's namespace has no ports of its own to publish", errdefs.ErrInvalidArgument)
+	}
+	for i := range joins {
+		p.put(&joins[i].endpoint)
+	}
+	return spec, joins, nil
+}
+
+// planJoins finds the networks. A sandbox that is only on one of driver host is in the host's namespace, as Docker has it.
+func (s *Server) planJoins(ctx context.Context, in SandboxSpec, spec *sandbox.Spec) ([]join, error) {
+	wanted := in.Networks
+	switch {
+	case len(wanted) > 0:
+	case in.Join != "":
+		return nil, nil
+	case in.Host:
+		wanted = []NetworkJoin{{Network: networkHost}}
+	default:
+		wanted = []NetworkJoin{{Network: networkBridge}}
+	}
+	var joins []join
+	for _, w := range wanted {
+		net, err := s.ctl.Network(ctx, w.Network)
+		if err != nil {
+			return nil, err
+		}
+		for _, j := range joins {
+			if j.network.ID() == net.ID() {
+				return nil, fmt.Errorf("network %s: %w: it is named twice", w.Network, errdefs.ErrInvalidArgument)
+			}
+		}
+		es, err := w.EndpointConfig.spec()
+		if err != nil {
+			return nil, err
+		}
+		joins = append(joins, join{net, es})
+	}
+	if len(joins) == 1 && spec.Namespace == (sandbox.Origin{}) {
+		n, err := joins[0].network.Info(ctx)
+		if err != nil {
+			return nil, err
+		}
+		spec.Namespace.Host = n.Driver == "host"
+	}
+	return joins, nil
+}
+
+func (s *Server) removeSandbox(ctx context.Context, c call, _ nothing) (nothing, error) {
+	sb, r, err := s.findSandbox(ctx, c.ref)
+	if err != nil {
+		return nothing{}, err
+	}
+	if r.Unknown && !c.force {
+		return nothing{}, fmt.Errorf("delete sandbox %s: %w: it was found running without a record; force removes it", r.Spec.Name, errdefs.ErrFailedPrecondition)
+	}
+	if c.force { // else its endpoints go with it
+		members, err := s.members(ctx, sb.ID())
+		if err != nil {
+			return nothing{}, err
+		}
+		for _, m := range members {
+			if err := s.dropEndpoint(ctx, m, true); err != nil {
+				return nothing{}, err
+			}
+		}
+	}
+	return nothing{}, sb.Delete(ctx)
+}
+
+// dropEndpoint deletes an endpoint that may be gone already.
+func (s *Server) dropEndpoint(ctx context.Context, m member, force bool) error {
+	net, err := s.ctl.Network(ctx, string(m.network.ID))
+	if err != nil {
+		return err
+	}
+	ep, err := net.Endpoint(ctx, string(m.endpoint.ID))
+	if err == nil && force {
+		err = ep.Forget(ctx)
+	} else if err == nil {
+		err = ep.Delete(ctx)
+	}
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+func (s *Server) publish(ctx context.Context, c call, in PortChange) (Published, error) {
+	return s.changePorts(ctx, c.ref, in, func(p ports, b endpoint.PortBinding, _ []endpoint.PortBinding) (ports, error) {
+		p.publish = append(p.publish[:len(p.publish):len(p.publish)], single(b)...)
+		return p, nil
+	})
+}
+
+func (s *Server) unpublish(ctx context.Context, c call, in PortChange) (Published, error) {
+	return s.changePorts(ctx, c.ref, in, func(p ports, b endpoint.PortBinding, given []endpoint.PortBinding) (ports, error) {
+		left, found := p.without(b, given)
+		if !found {
+			return p, fmt.Errorf("unpublish %s: %w: no port is published so", b, errdefs.ErrNotFound)
+		}
+		return left, nil
+	})
+}
+
+// changePorts changes what a sandbox publishes, on all its endpoints or none.
+func (s *Server) changePorts(ctx context.Context, ref string, in PortChange,
+	change func(p ports, b endpoint.PortBinding, given []endpoint.PortBinding) (ports, error)) (Published, error) {
+	b, err := endpoint.ParsePort(in.Port)
+	if err != nil {
+		return Published{}, err
+	}
+	sb, r, err := s.findSandbox(ctx, ref)
+	if err != nil {
+		return Published{}, err
+	}
+	members, err := s.members(ctx, sb.ID())
+	if err != nil {
+		return Published{}, err
+	}
+	if len(members) == 0 {
+		return Published{}, fmt.Errorf("sandbox %s: %w: it is on no network that could carry its ports; connect it first", r.Spec.Name, errdefs.ErrFailedPrecondition)
+	}
+	var given []endpoint.PortBinding
+	for _, m := range members {
+		given = append(given, m.endpoint.Ports...)
+	}
+	was := portsWanted(members)
+	now, err := change(was, b, given)
+	if err != nil {
+		return Published{}, fmt.Errorf("sandbox %s: %w", r.Spec.Name, err)
+	}
+	if err := s.setPorts(ctx, members, was, now); err != nil {
+		return Published{}, fmt.Errorf("sandbox %s: %w", r.Spec.Name, err)
+	}
+	members, err = s.members(ctx, sb.ID())
+	return Published{Ports: portsOf(members)}, err
+}
+
+// setPorts writes what is wanted into one endpoint after the other, and when one refuses takes it back from those before.
+func (s *Server) setPorts(ctx context.Context, members []member, was, now ports) error {
+	for i, m := range members {
+		err := s.setPortsOf(ctx, m, now)
+		if err == nil {
+			continue
+		}
+		ctx, cancel := afterwards(ctx)
+		defer cancel()
+		for _, done := range members[:i] {
+			if undone := s.setPortsOf(ctx, done, was); undone != nil {
+				err = errors.Join(err, undone)
+			}
+		}
+		return err
+	}
+	return nil
+}
+
+func (s *Server) setPortsOf(ctx context.Context, m member, p ports) error {
+	net, err := s.ctl.Network(ctx, string(m.network.ID))
+	if err != nil {
+		return err
+	}
+	ep, err := net.Endpoint(ctx, string(m.endpoint.ID))
+	if err != nil {
+		return err
+	}
+	return ep.Update(ctx, func(spec *endpoint.Spec) error {
+		p.put(spec)
+		return nil
+	})
+}
