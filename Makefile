@@ -5,8 +5,8 @@ SUDO        := $(shell test "$$(id -u)" = 0 || echo sudo)
 STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 15s
 BENCHFLAGS  ?=
-# Test binaries are built by you and run as root.
-EXEC        := $(if $(SUDO),-exec "sudo env PATH=$(PATH) HOME=$(HOME)")
+# Test binaries are built by you and run as root, who keeps a build cache of its own and finds your modules.
+EXEC        := $(if $(SUDO),-exec "sudo env PATH=$(PATH) GOMODCACHE=$(shell go env GOMODCACHE)")
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
@@ -26,7 +26,7 @@ verify: check ## what needs no kernel work: checks, the floors, the README
 	go test -count=1 -run '^Test(Architecture|README)' $(EXEC) .
 	cd bench && go vet ./... && go test ./...
 
-check:
+check: ## what reads the code only
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not formatted by gofmt:"; echo "$$unformatted"; exit 1; }
 	go vet ./...
 	$(STATICCHECK) ./...
