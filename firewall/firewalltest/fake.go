@@ -155,7 +155,6 @@ type place struct {
 	proto  firewall.Proto
 	addr   netip.Addr
 	port   uint16
-	open   bool
 }
 
 // conflict says who has what another wants, as the kernel does of two elements with one key.

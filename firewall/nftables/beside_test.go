@@ -35,8 +35,16 @@ func accepts(h *nstest.Host) (all string) {
 
 // TestBesideDocker: everything is reached as without it, containers of others are not, and nothing of ours is left in its chains.
 func TestBesideDocker(t *testing.T) {
-	t.Parallel()
-	top := build(t, false)
+	for name, bridgeNetfilter := range map[string]bool{"bridge-nf-call 0": false, "bridge-nf-call 1": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			besideDocker(t, bridgeNetfilter)
+		})
+	}
+}
+
+func besideDocker(t *testing.T, bridgeNetfilter bool) {
+	top := build(t, bridgeNetfilter)
 	docker(top.Host)
 	theirs := nstest.New(t, "theirs")
 	bridge(top.Host, "docker0", "172.17.0.1/16")
@@ -44,6 +52,7 @@ func TestBesideDocker(t *testing.T) {
 	top.Host.Run("ip", "link", "set", "theirs", "master", "docker0")
 	theirs.Route(netip.PrefixFrom(netip.IPv4Unspecified(), 0), addr("172.17.0.1"))
 	firewalltest.Serve(t, theirs, 80)
+	up(t, top.Host, "docker0", "theirs")
 
 	_, f := open(t, top.Host, "")
 	named := net2()
@@ -52,6 +61,8 @@ func TestBesideDocker(t *testing.T) {
 	top.Host.Run("ip", "link", "set", "sl-2", "name", "sealane0")
 	top.Host.Run("ip", "link", "set", "sealane0", "up")
 	top.Host.Run("ip", "address", "replace", "fd00:2::1/64", "dev", "sealane0", "nodad")
+	top.Host.Run("ip", "address", "replace", "fe80::1/64", "dev", "sealane0", "nodad")
+	up(t, top.Host, "sealane0")
 	all := []firewall.Change{{Owner: "net/1", Want: firewall.Terms{Networks: []firewall.Network{net1()}}},
 		{Owner: "net/2", Want: firewall.Terms{Networks: []firewall.Network{named}}}, {Owner: "ep/1", Want: published(top)}}
 	apply(t, f, all...)
@@ -112,6 +123,7 @@ func TestBridgeLeadsOut(t *testing.T) {
 	bridge(top.Host, "br0", "192.0.2.2/24")
 	top.Host.Run("ip", "link", "set", "outside", "master", "br0")
 	firewalltest.Serve(t, top.Outside, 80)
+	up(t, top.Host, "br0", "outside")
 	_, f := open(t, top.Host, "")
 	told := watch(t, f)
 	apply(t, f, firewall.Change{Owner: "net/1", Want: firewall.Terms{Networks: []firewall.Network{net1()}}})

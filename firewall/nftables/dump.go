@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/containerd/errdefs"
 	"github.com/sealane/sealane/internal/nlmsg"
 	"golang.org/x/sys/unix"
 )
@@ -44,23 +45,49 @@ func (t *table) found() (exists, current bool, err error) {
 func (t *table) dump() ([]element, error) {
 	var all []element
 	for s := range t.sets {
-		d := &t.sets[s]
-		err := t.request(unix.NFPROTO_INET, unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP, func(b *nlmsg.Batch) {
-			b.String(unix.NFTA_SET_ELEM_LIST_TABLE, t.name)
-			b.String(unix.NFTA_SET_ELEM_LIST_SET, d.name)
-		}, func(_ uint16, attrs []byte) {
-			for _, p := range nlmsg.Attrs(nlmsg.Attr(attrs, unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
-				all = append(all, decode(setID(s), d, p))
-			}
-		})
-		if errors.Is(err, unix.ENOENT) {
-			continue // no table, or one of another revision
-		}
+		elements, err := t.dumpSet(setID(s))
 		if err != nil {
-			return nil, fmt.Errorf("read set %s of table inet %s: %w", d.name, t.name, kinded(err))
+			return nil, fmt.Errorf("read set %s of table inet %s: %w", t.sets[s].name, t.name, kinded(err))
 		}
+		all = append(all, elements...)
 	}
 	return all, nil
+}
+
+// dumpSet reads a set. The kernel tells a big one in pieces, and finds the beginning of the next piece by counting: while it rehashes a set
+// that has just grown or shrunk, some elements may come twice and others not at all. So what came in pieces is read until the same came
+// twice.
+func (t *table) dumpSet(s setID) ([]element, error) {
+	const patience = 20
+	var last []element
+	for range patience {
+		elements, pieces, err := t.dumpOnce(s)
+		if err != nil || pieces <= 1 {
+			return elements, err
+		}
+		if last != nil && len(elements) == len(last) && len(except(elements, last)) == 0 {
+			return elements, nil
+		}
+		last = elements
+	}
+	return nil, fmt.Errorf("it changed all the time: %w", errdefs.ErrUnavailable)
+}
+
+func (t *table) dumpOnce(s setID) (elements []element, pieces int, err error) {
+	d := &t.sets[s]
+	err = t.request(unix.NFPROTO_INET, unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP, func(b *nlmsg.Batch) {
+		b.String(unix.NFTA_SET_ELEM_LIST_TABLE, t.name)
+		b.String(unix.NFTA_SET_ELEM_LIST_SET, d.name)
+	}, func(_ uint16, attrs []byte) {
+		pieces++
+		for _, p := range nlmsg.Attrs(nlmsg.Attr(attrs, unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
+			elements = append(elements, decode(s, d, p))
+		}
+	})
+	if errors.Is(err, unix.ENOENT) {
+		return nil, 0, nil // no table, or one of another revision
+	}
+	return unique(elements), pieces, err
 }
 
 // decode reads one element.

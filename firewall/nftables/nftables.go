@@ -52,12 +52,12 @@ var _ interface {
 	firewall.Forgetter
 } = (*Opener)(nil)
 
-// New checks the options and touches nothing. InvalidArgument for a name that nft would not take.
+// New checks the options and touches nothing. InvalidArgument for an instance whose name is none.
 func New(o Options) (*Opener, error) {
 	if o.Instance == "" {
 		o.Instance = "sealane"
 	}
-	if !regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9_.-]{0,63}$`).MatchString(o.Instance) {
+	if !regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$`).MatchString(o.Instance) {
 		return nil, fmt.Errorf("instance %q is no name for a table: %w", o.Instance, errdefs.ErrInvalidArgument)
 	}
 	return &Opener{options: o}, nil

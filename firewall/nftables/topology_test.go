@@ -8,6 +8,7 @@ import (
 	"github.com/sealane/sealane/firewall"
 	"github.com/sealane/sealane/firewall/firewalltest"
 	"github.com/sealane/sealane/internal/nstest"
+	"github.com/vishvananda/netlink"
 )
 
 // build makes the hosts, links and settings of a topology by hand: what the bridge driver plans.
@@ -22,11 +23,8 @@ func build(t testing.TB, bridgeNetfilter bool) firewalltest.Topology {
 			{Outside: addr("2001:db8::1"), Host: addr("2001:db8::2"), Gateway: addr("fd00:1::1"), Self: addr("fd00:1::2"), Neighbour: addr("fd00:1::3"), Other: addr("fd00:2::2")},
 		},
 	}
-	for _, h := range []*nstest.Host{top.Host, top.Outside, top.Self, top.Neighbour, top.Other} {
-		h.Sysctl("ipv6.conf.all.accept_dad", "0") // a bridge asks for neighbours from its link-local address, and so not while that is tentative
-		h.Sysctl("ipv6.conf.default.accept_dad", "0")
-	}
 	nstest.Connect(top.Outside, top.Host, prefixes("192.0.2.1/24", "2001:db8::1/64"), prefixes("192.0.2.2/24", "2001:db8::2/64"))
+	linkLocal(top.Host, "outside")
 	top.Host.Sysctl("ipv4.ip_forward", "1")
 	top.Host.Sysctl("ipv6.conf.all.forwarding", "1")
 	top.Host.BridgeNetfilter(bridgeNetfilter)
@@ -39,7 +37,23 @@ func build(t testing.TB, bridgeNetfilter bool) firewalltest.Topology {
 		top.Outside.Route(subnet, addr("192.0.2.2"))
 	}
 	top.Outside.Route(prefixes("fd00::/8")[0], addr("2001:db8::2"))
+	up(t, top.Outside, "host")
+	up(t, top.Host, "outside", "sl-1", "sl-2", "self", "neighbour", "other")
+	for _, c := range []*nstest.Host{top.Self, top.Neighbour, top.Other} {
+		up(t, c, "host")
+	}
 	return top
+}
+
+// up waits until links pass packets: the kernel works through changes of carrier in its own time, and meanwhile drops without a word.
+func up(t testing.TB, h *nstest.Host, links ...string) {
+	t.Helper()
+	for _, name := range links {
+		nstest.Eventually(t, name+" of "+h.Name+" up", func() bool {
+			l, err := h.Netlink().LinkByName(name)
+			return err == nil && l.Attrs().OperState == netlink.OperUp
+		})
+	}
 }
 
 // bridge makes a bridge as the bridge driver would, with its gateway addresses first in their subnets.
@@ -49,8 +63,14 @@ func bridge(h *nstest.Host, name string, addrs ...string) {
 	for _, a := range addrs {
 		h.Run("ip", "address", "add", a, "dev", name, "nodad")
 	}
+	linkLocal(h, name)
 	h.Sysctl("ipv4/conf/"+name+"/route_localnet", "1")
 	h.Run("ip", "-6", "route", "append", "local", "::1/128", "dev", name, "table", "local", "metric", "1024")
+}
+
+// linkLocal gives a link of the host the address from which it asks for the neighbours that it forwards packets to: without, it does not ask.
+func linkLocal(h *nstest.Host, link string) {
+	h.Run("ip", "address", "add", "fe80::1/64", "dev", link, "nodad")
 }
 
 // plug joins a container to a bridge of the host.
