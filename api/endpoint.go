@@ -1,9 +1,6 @@
 package api
 
-import (
-	"net/netip"
-	"slices"
-)
+import "net/netip"
 
 // Endpoint is an endpoint as inspect shows it.
 type Endpoint struct {
@@ -24,7 +21,7 @@ func endpointOf(m member) Endpoint {
 	e := m.endpoint
 	return Endpoint{
 		ID: string(e.ID), Name: e.Spec.Name, NetworkID: string(e.Network), SandboxID: string(e.Sandbox), MacAddress: e.MAC.String(),
-		Addresses: slices.Concat([]netip.Prefix{}, e.Addresses), Aliases: slices.Concat([]string{}, e.Spec.Aliases), Labels: notNil(e.Spec.Labels),
+		Addresses: listed(e.Addresses), Aliases: listed(e.Spec.Aliases), Labels: notNil(e.Spec.Labels),
 		Ports: portsOf([]member{m}), Problem: e.Problem, Driver: map[string]any{},
 	}
 }

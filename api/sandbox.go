@@ -127,7 +127,7 @@ func attachmentOf(r sandbox.Info, m member) Attachment {
 		NetworkID: string(e.Network), EndpointID: string(e.ID), MacAddress: e.MAC.String(), IfName: cmp.Or(e.Interface, e.Spec.Interface),
 		Gateway: gatewayOf(m.network, four), IPAddress: four.Addr(), IPPrefixLen: max(0, four.Bits()),
 		IPv6Gateway: gatewayOf(m.network, six), GlobalIPv6Address: six.Addr(), GlobalIPv6PrefixLen: max(0, six.Bits()),
-		Aliases: slices.Concat([]string{}, e.Spec.Aliases), DNSNames: unique(names),
+		Aliases: listed(e.Spec.Aliases), DNSNames: unique(names),
 	}
 }
 
@@ -140,6 +140,9 @@ func gatewayOf(n netdriver.Network, a netip.Prefix) netip.Addr {
 	}
 	return netip.Addr{}
 }
+
+// listed is a list that is [] in JSON when it is empty.
+func listed[T any](all []T) []T { return append([]T{}, all...) }
 
 // unique keeps the first of each.
 func unique(names []string) []string {
@@ -277,14 +280,29 @@ func (p ports) without(pattern endpoint.PortBinding, given []endpoint.PortBindin
 
 // withoutOne also ends the exposure of a port that is published because all exposed ones are.
 func (p ports) withoutOne(pattern endpoint.PortBinding, given []endpoint.PortBinding) (ports, bool) {
-	match := func(wish endpoint.PortBinding) bool {
-		return matches(wish, pattern) || slices.ContainsFunc(given, func(g endpoint.PortBinding) bool { return serves(g, wish) && matches(g, pattern) })
-	}
-	left := ports{all: p.all, exposed: p.exposed, publish: slices.DeleteFunc(slices.Clone(p.publish), match)}
-	if p.all {
-		left.exposed = slices.DeleteFunc(slices.Clone(p.exposed), match)
+	left := ports{all: p.all}
+	left.publish, given = unmatched(p.publish, pattern, given)
+	if left.exposed = p.exposed; p.all {
+		left.exposed, _ = unmatched(p.exposed, pattern, given)
 	}
 	return left, len(left.publish) < len(p.publish) || len(left.exposed) < len(p.exposed)
+}
+
+// unmatched is wishes less those that match a pattern themselves or in what they were given, and the given ones that belong to none of
+// them. The Controller gives in the order of wishes.
+func unmatched(wishes []endpoint.PortBinding, pattern endpoint.PortBinding, given []endpoint.PortBinding) (left, others []endpoint.PortBinding) {
+	others = slices.Clone(given)
+	for _, wish := range wishes {
+		got := wish
+		if i := slices.IndexFunc(others, func(g endpoint.PortBinding) bool { return serves(g, wish) }); i >= 0 {
+			got = others[i]
+			others = slices.Delete(others, i, i+1)
+		}
+		if !matches(wish, pattern) && !matches(got, pattern) {
+			left = append(left, wish)
+		}
+	}
+	return left, others
 }
 
 // matches says that a binding is what a pattern asks for, in which a zero host or host port is any.

@@ -205,3 +205,27 @@ func TestUnpublishAfterTheGatewayMoved(t *testing.T) {
 	}
 	d.sandbox(t, SandboxSpec{Name: "next", Publish: []string{"8080:80"}})
 }
+
+// Of two ports that lead to one, the one that is meant goes.
+func TestUnpublishOneOfTwo(t *testing.T) {
+	d, ctx := start(t), t.Context()
+	for _, order := range [][]string{{"8080:80", "80"}, {"80", "8080:80"}} {
+		d.sandbox(t, SandboxSpec{Name: "web", Publish: order})
+		var random string
+		for _, at := range must[Sandbox](t)(d.Sandbox(ctx, "web")).Ports["80/tcp"] {
+			if at.HostPort != "8080" {
+				random = at.HostPort
+			}
+		}
+		got := must[Published](t)(d.Unpublish(ctx, "web", PortChange{"8080:80"})).Ports
+		if diff := cmp.Diff(map[string][]HostPort{"80/tcp": {{"0.0.0.0", random}}}, got); diff != "" {
+			t.Errorf("%v: %s", order, diff)
+		}
+		if got := must[Published](t)(d.Unpublish(ctx, "web", PortChange{random + ":80"})).Ports; len(got) > 0 {
+			t.Errorf("%v: %v", order, got)
+		}
+		if err := d.RemoveSandbox(ctx, "web", false); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

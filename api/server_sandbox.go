@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/containerd/errdefs"
 
@@ -242,7 +243,11 @@ func (s *Server) changePorts(ctx context.Context, ref string, in PortChange,
 	}
 	var given []endpoint.PortBinding
 	for _, m := range members {
-		given = append(given, m.endpoint.Ports...)
+		for _, b := range m.endpoint.Ports {
+			if !slices.Contains(given, b) { // endpoints share them
+				given = append(given, b)
+			}
+		}
 	}
 	was := portsWanted(members)
 	now, err := change(was, b, given)

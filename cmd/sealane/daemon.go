@@ -1,0 +1,301 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/sealane/sealane"
+	"github.com/sealane/sealane/api"
+	"github.com/sealane/sealane/datastore/bolt"
+	"github.com/sealane/sealane/drivers"
+	"github.com/sealane/sealane/firewall/nftables"
+	"github.com/sealane/sealane/ipam"
+	"github.com/sealane/sealane/ipam/null"
+	"github.com/sealane/sealane/ipam/pool"
+	"github.com/sealane/sealane/sandbox/netns"
+)
+
+// readyNamespaces are kept made beforehand: making one is half of an attach.
+const readyNamespaces = 4
+
+// daemon is what serve opens, step by step, and closes in reverse.
+type daemon struct {
+	settings
+	log     *slog.Logger
+	closers []func() error
+
+	host     string // id of this host
+	lost     bool   // a store is new, though what it was to remember may still run
+	options  sealane.Options
+	server   *api.Server
+	listener net.Listener
+}
+
+func (d *daemon) closing(f func() error) { d.closers = append(d.closers, f) }
+
+func (d *daemon) close() error {
+	var errs []error
+	for _, f := range slices.Backward(d.closers) {
+		errs = append(errs, f())
+	}
+	return errors.Join(errs...)
+}
+
+// openDirectories makes them, or makes sure that nobody else can write in them.
+func (d *daemon) openDirectories(context.Context) error {
+	if os.Geteuid() != 0 {
+		return fmt.Errorf("%w: it makes network namespaces, links and firewall rules: run it as root", errdefs.ErrPermissionDenied)
+	}
+	for _, dir := range []*string{&d.run, &d.root} {
+		abs, err := filepath.Abs(*dir)
+		if err == nil {
+			*dir = abs
+			err = ownDirectory(abs)
+		}
+		if err != nil {
+			return fmt.Errorf("directory %s: %w", *dir, err)
+		}
+	}
+	return nil
+}
+
+func ownDirectory(dir string) error {
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return err
+	}
+	var s unix.Stat_t
+	if err := unix.Lstat(dir, &s); err != nil {
+		return err
+	}
+	switch {
+	case s.Mode&unix.S_IFMT != unix.S_IFDIR:
+		return fmt.Errorf("%w: it is no directory", errdefs.ErrFailedPrecondition)
+	case int(s.Uid) != os.Geteuid():
+		return fmt.Errorf("%w: it belongs to user %d", errdefs.ErrPermissionDenied, s.Uid)
+	case s.Mode&0o022 != 0:
+		return fmt.Errorf("%w: others may write in it: chmod go-w", errdefs.ErrPermissionDenied)
+	}
+	return nil
+}
+
+// openStores takes both directories for this daemon alone, and reads whose they are.
+func (d *daemon) openStores(context.Context) error {
+	run, err := d.openStore(d.run, bolt.Options{NoSync: true})
+	if err != nil {
+		return err
+	}
+	root, err := d.openStore(d.root, bolt.Options{})
+	if err != nil {
+		return err
+	}
+	d.options.Run, d.options.Root, d.options.Quarantined = run, root, d.lost
+	if d.host, err = keep(filepath.Join(d.root, "host"), randomID()); err != nil {
+		return err
+	}
+	asked := d.instance
+	if d.instance, err = keep(filepath.Join(d.root, "instance"), orDefault(asked)); err != nil {
+		return err
+	}
+	if asked != "" && asked != d.instance {
+		return fmt.Errorf("--instance %s: %w: %s is of instance %s", asked, errdefs.ErrFailedPrecondition, d.root, d.instance)
+	}
+	return nil
+}
+
+func orDefault(instance string) string {
+	if instance == "" {
+		return "sealane"
+	}
+	return instance
+}
+
+// openStore opens the store of a directory. One that is damaged is put aside and told, so that what runs can be taken over.
+func (d *daemon) openStore(dir string, o bolt.Options) (*bolt.Store, error) {
+	path := filepath.Join(dir, "store.db")
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		d.lost = true
+	}
+	store, err := bolt.Open(path, o)
+	var damaged *bolt.Corrupt
+	if errors.As(err, &damaged) {
+		moved, qerr := bolt.Quarantine(path)
+		if qerr != nil {
+			return nil, qerr
+		}
+		d.lost = true
+		d.log.Error("a store is damaged and begins empty; what runs goes on as unknown", "store", path, "reason", damaged.Reason, "kept", moved)
+		store, err = bolt.Open(path, o)
+	}
+	if errdefs.IsFailedPrecondition(err) {
+		return nil, fmt.Errorf("directory %s: another daemon works with it: %w", dir, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	d.closing(store.Close)
+	return store, nil
+}
+
+// keep reads a line from a file, which at first is made with the one given.
+func keep(path, first string) (string, error) {
+	text, err := os.ReadFile(path)
+	if line := strings.TrimSpace(string(text)); err == nil && line != "" {
+		return line, nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	const unfinished = ".new"
+	if err := os.WriteFile(path+unfinished, []byte(first+"\n"), 0o600); err != nil {
+		return "", err
+	}
+	return first, os.Rename(path+unfinished, path)
+}
+
+func randomID() string {
+	b := make([]byte, 32)
+	rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}
+
+// openRooms opens what works on the kernel. It is here that a second daemon of one name in one network namespace is refused.
+func (d *daemon) openRooms(context.Context) error {
+	pools, err := pool.New(pool.Options{HostID: d.host})
+	if err != nil {
+		return err
+	}
+	d.options.IPAM = map[string]ipam.Driver{"default": pools, "null": null.New()}
+	d.options.Drivers = drivers.All()
+	d.options.Instance = d.instance
+	d.options.Logger = d.log
+	if d.firewall != "none" {
+		if d.options.Firewalls, err = nftables.New(nftables.Options{Instance: d.instance}); err != nil {
+			return err
+		}
+	}
+	spaces, err := netns.New(netns.Options{Run: d.run, Instance: d.instance, Ready: readyNamespaces})
+	if err != nil {
+		return err
+	}
+	d.closing(spaces.Close)
+	d.options.Spaces = spaces
+	return nil
+}
+
+// openController restores. When it returns what the records say is so.
+func (d *daemon) openController(ctx context.Context) error {
+	ctl, err := sealane.New(ctx, d.options)
+	if err != nil {
+		return err
+	}
+	d.closing(ctl.Close)
+	name, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	d.server, err = api.NewServer(ctx, ctl, api.Options{
+		Host: api.Host{ID: d.host, Name: name, State: api.StateReady}, Version: about(), Logger: d.log,
+	})
+	return err
+}
+
+// listen makes the socket in the place of one that a daemon that was killed left: nobody else can be on it, since the directory is ours.
+func (d *daemon) listen(ctx context.Context) error {
+	path := filepath.Join(d.run, "api.sock")
+	const longest = 107
+	if len(path) > longest {
+		return fmt.Errorf("%s: %w: a socket's path has at most %d bytes", path, errdefs.ErrInvalidArgument, longest)
+	}
+	group, err := groupID(d.group)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	before := unix.Umask(0o177)
+	d.listener, err = new(net.ListenConfig).Listen(ctx, "unix", path)
+	unix.Umask(before)
+	if err != nil {
+		return err
+	}
+	d.closing(func() error {
+		if err := d.listener.Close(); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	})
+	if d.group == "" {
+		return nil
+	}
+	if err := os.Chown(path, 0, group); err != nil {
+		return err
+	}
+	return os.Chmod(path, 0o660)
+}
+
+// groupID finds a group by name or number.
+func groupID(name string) (int, error) {
+	if id, err := strconv.ParseUint(name, 10, 31); err == nil || name == "" {
+		return int(id), nil
+	}
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return 0, fmt.Errorf("--group %.80s: %w: there is no such group", name, errdefs.ErrNotFound)
+	}
+	return strconv.Atoi(g.Gid)
+}
+
+// answer serves until ctx ends, and then lets calls finish.
+func (d *daemon) answer(ctx context.Context) error {
+	const header, idle, grace = 10 * time.Second, 2 * time.Minute, 10 * time.Second
+	web := &http.Server{Handler: d.server, ReadHeaderTimeout: header, IdleTimeout: idle, ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelWarn)}
+	ended := make(chan error, 1)
+	go func() { ended <- web.Serve(d.listener) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	if err := notify("STOPPING=1"); err != nil {
+		d.log.Warn("the service manager is not told that we stop", "error", err)
+	}
+	d.server.Close()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	defer cancel()
+	if err := web.Shutdown(ctx); err != nil {
+		return errors.Join(fmt.Errorf("calls under way are cut short: %w", err), web.Close())
+	}
+	return nil
+}
+
+// notify tells the service manager, where there is one: sd_notify(3).
+func notify(state string) error {
+	socket := os.Getenv("NOTIFY_SOCKET")
+	if socket == "" {
+		return nil
+	}
+	c, err := net.Dial("unixgram", socket) // a leading @ is an abstract name
+	if err != nil {
+		return err
+	}
+	_, err = c.Write([]byte(state))
+	return errors.Join(err, c.Close())
+}

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sealane/sealane/api"
+)
+
+// place is where a command runs.
+type place struct {
+	netns    string // path; "": here
+	hostname string // "": the host's
+	files    string // directory of what is to be seen as /etc/hosts, /etc/hostname and /etc/resolv.conf, each where it exists
+}
+
+// place says where a sandbox is.
+func (c *cli) place(s api.Sandbox) place {
+	return place{netns: s.NetNS, hostname: s.Hostname, files: filepath.Join(c.run, "sandboxes", s.ID)}
+}
+
+// enterError is a failure to get where the command should run.
+type enterError struct{ err error }
+
+func (e *enterError) Error() string { return "enter sandbox: " + e.err.Error() }
+func (e *enterError) Unwrap() error { return e.err }
+
+// startIn starts a command in a place. Namespaces are a thread's: one goes there, starts the command, which inherits them, and ends.
+func startIn(p place, cmd *exec.Cmd) error {
+	started := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // for ever: the thread ends with this goroutine
+		if err := p.enter(); err != nil {
+			started <- &enterError{err}
+			return
+		}
+		started <- cmd.Start()
+	}()
+	return <-started
+}
+
+// enter takes the calling thread there.
+func (p place) enter() error {
+	if p.netns != "" {
+		if err := setns(p.netns); err != nil {
+			return err
+		}
+	}
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("mount namespace: %w", err)
+	}
+	// What is mounted from here on is seen by the command only; what the host mounts, by both.
+	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("mount namespace: %w", err)
+	}
+	for _, name := range []string{"hosts", "hostname", "resolv.conf"} {
+		if err := cover(filepath.Join("/etc", name), filepath.Join(p.files, name)); err != nil {
+			return err
+		}
+	}
+	if p.hostname == "" {
+		return nil
+	}
+	if err := unix.Unshare(unix.CLONE_NEWUTS); err != nil {
+		return fmt.Errorf("host name: %w", err)
+	}
+	if err := unix.Sethostname([]byte(p.hostname)); err != nil {
+		return fmt.Errorf("host name: %w", err)
+	}
+	return nil
+}
+
+func setns(path string) error {
+	// O_NONBLOCK: a FIFO under this name must not hang us.
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
+		return &os.PathError{Op: "enter", Path: path, Err: err}
+	}
+	return nil
+}
+
+// cover lets a file be seen under another name, if both are there.
+func cover(name, by string) error {
+	if _, err := os.Stat(by); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	err := unix.Mount(by, name, "", unix.MS_BIND, "")
+	if errors.Is(err, unix.ENOENT) { // a host without the file
+		return nil
+	}
+	if err != nil {
+		return &os.PathError{Op: "mount", Path: name, Err: err}
+	}
+	return nil
+}

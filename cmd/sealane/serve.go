@@ -1,0 +1,94 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os/signal"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+// settings are the flags of serve.
+type settings struct {
+	run      string
+	root     string
+	store    string
+	firewall string
+	group    string
+	instance string
+	config   string
+}
+
+func (c *cli) serveCommand() *cobra.Command {
+	var s settings
+	cmd := &cobra.Command{
+		Use: "serve [flags]", Short: "Be the daemon", Args: between(0, 0),
+		Long: `Be the daemon: restore what the records say, answer on <run>/api.sock, print "ready" and go on until SIGTERM or SIGINT. What runs keeps
+running when the daemon ends, and is taken over by the next one.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := readConfig(cmd, s.config); err != nil {
+				return err
+			}
+			s.run = c.run
+			ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGTERM, unix.SIGINT)
+			defer stop()
+			context.AfterFunc(ctx, stop) // a second signal ends us at once
+			if err := serve(ctx, s, slog.New(slog.NewTextHandler(c.err, nil)), func() { fmt.Fprintln(c.err, "ready") }); err != nil {
+				return fmt.Errorf("serve: %w", err)
+			}
+			return nil
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&s.root, "root", "/var/lib/sealane", "directory of what outlives the boot")
+	flags.StringVar(&s.store, "store", "bolt", "where networks that hosts share are kept: bolt (there are none)")
+	flags.StringVar(&s.firewall, "firewall", "auto", "auto, nftables or none")
+	flags.StringVar(&s.group, "group", "", "group that may use the socket; its members are as good as root")
+	flags.StringVar(&s.instance, "instance", "", "name that marks what is ours in this network namespace (the one kept in --root, at first sealane)")
+	flags.StringVar(&s.config, "config", "", "file of flags in TOML ("+configFile+")")
+	laterFlags(flags, []string{"store-ca", "store-cert", "store-key", "store-token-file", "store-user", "store-password-file", "advertise",
+		"plugin-dir", "dns-listen", "metrics"}, []string{"docker", "docker-names"})
+	return cmd
+}
+
+// check refuses what this version cannot do.
+func (s settings) check() error {
+	scheme, _, isURL := strings.Cut(s.store, "://")
+	switch {
+	case isURL && (scheme == "consul" || scheme == "etcd"):
+		return fmt.Errorf("--store %s: %w", s.store, errLater)
+	case s.store != "bolt":
+		return fmt.Errorf("--store %.80s: %w: want bolt", s.store, errdefs.ErrInvalidArgument)
+	}
+	switch s.firewall {
+	case "auto", "nftables", "none":
+		return nil
+	case "iptables":
+		return fmt.Errorf("--firewall iptables: %w", errLater)
+	}
+	return fmt.Errorf("--firewall %.80s: %w: want auto, nftables or none", s.firewall, errdefs.ErrInvalidArgument)
+}
+
+// serve is the daemon, from its locks to its last reply. ready is called when it answers.
+func serve(ctx context.Context, s settings, log *slog.Logger, ready func()) (err error) {
+	if err := s.check(); err != nil {
+		return err
+	}
+	d := &daemon{settings: s, log: log}
+	defer func() { err = errors.Join(err, d.close()) }()
+	for _, step := range []func(context.Context) error{d.openDirectories, d.openStores, d.openRooms, d.openController, d.listen} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	ready()
+	if err := notify("READY=1"); err != nil {
+		log.Warn("the service manager is not told that we are ready", "error", err)
+	}
+	return d.answer(ctx)
+}
