@@ -6,8 +6,10 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"runtime/pprof"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -46,17 +48,18 @@ type child struct {
 	orders  *json.Encoder
 	results *json.Decoder
 	input   io.Closer
+	patient bool // its profile is written when it ends
 }
 
 const childVerb = "child"
 
-// startChild starts a subject in namespaces of its own.
-func startChild(name string, mode Mode) (*child, error) {
+// startChild starts a subject in namespaces of its own. Where profile is a directory, its CPU profile is left there.
+func startChild(name string, mode Mode, profile string) (*child, error) {
 	arg, err := json.Marshal(mode)
 	if err != nil {
 		return nil, err
 	}
-	c := exec.Command("/proc/self/exe", childVerb, name, string(arg))
+	c := exec.Command("/proc/self/exe", childVerb, name, string(arg), profile)
 	c.Stderr = os.Stderr
 	c.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
 	in, err := c.StdinPipe()
@@ -70,7 +73,7 @@ func startChild(name string, mode Mode) (*child, error) {
 	if err := c.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	s := &child{name: name, process: c, orders: json.NewEncoder(in), results: json.NewDecoder(out), input: in}
+	s := &child{name: name, process: c, orders: json.NewEncoder(in), results: json.NewDecoder(out), input: in, patient: profile != ""}
 	if _, err := s.do(order{Do: "ready"}); err != nil {
 		s.stop()
 		return nil, err
@@ -96,7 +99,9 @@ func (c *child) do(o order) (result, error) {
 // stop ends the process; its namespaces end with it.
 func (c *child) stop() {
 	c.input.Close()
-	c.process.Process.Kill()
+	if !c.patient {
+		c.process.Process.Kill()
+	}
 	c.process.Wait()
 }
 
@@ -114,7 +119,18 @@ const (
 )
 
 // serveChild is the whole life of a subject's process.
-func serveChild(name, mode string) error {
+func serveChild(name, mode, profile string) error {
+	if profile != "" {
+		f, err := os.Create(filepath.Join(profile, fmt.Sprintf("%s-%d.pprof", name, os.Getpid())))
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
 	var m Mode
 	if err := json.Unmarshal([]byte(mode), &m); err != nil {
 		return err
@@ -124,7 +140,7 @@ func serveChild(name, mode string) error {
 	}
 	subject, err := open(name, m)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", name, err)
 	}
 	defer subject.Close()
 	l, err := watchLinks()

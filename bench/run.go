@@ -14,6 +14,7 @@ import (
 type bench struct {
 	rounds, runs, crowd int
 	subjects            []string
+	profile             string // directory; "": none are made
 	progress            io.Writer
 	children            []*child
 }
@@ -92,7 +93,7 @@ func (b *bench) start(mode Mode, names ...string) ([]*child, error) {
 		if !slices.Contains(b.subjects, name) {
 			continue
 		}
-		c, err := startChild(name, mode)
+		c, err := startChild(name, mode, b.profile)
 		if err != nil {
 			return nil, err
 		}
