@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 )
@@ -192,8 +193,8 @@ func (n Network) validateSource() error {
 }
 
 func checkInterface(name string) error {
-	if name == "" || len(name) > maxInterface {
-		return fmt.Errorf("interface name %q has not 1 to %d bytes", name, maxInterface)
+	if name == "" || len(name) > maxInterface || strings.ContainsAny(name, " \"/") {
+		return fmt.Errorf("interface name %q has not 1 to %d bytes without spaces, quotes and slashes", name, maxInterface)
 	}
 	return nil
 }

@@ -52,7 +52,7 @@ type call struct {
 // Reach shows who reaches the published ports and who does not: the whole table, and the client's true address where the host can keep it.
 // It prints how many cases it tried.
 func Reach(t *testing.T, top Topology) {
-	serve(t, top.Self, top.Port)
+	web := serve(t, top.Self, top.Port)
 	serve(t, top.Neighbour, top.Port)
 	serve(t, top.Outside, top.Port)
 	var all []call
@@ -63,7 +63,7 @@ func Reach(t *testing.T, top Topology) {
 		}
 	}
 	reached := len(slices.DeleteFunc(slices.Clone(all), func(c call) bool { return !c.client.IsValid() }))
-	attacks := top.attack(t)
+	attacks := top.attack(t, web)
 	t.Logf("reachability: %d cases that pass, %d that do not, bridge-nf-call %v", reached, len(all)-reached+attacks, top.BridgeNetfilter)
 	var wg sync.WaitGroup
 	for _, c := range all {
@@ -118,7 +118,11 @@ func (top Topology) forbidden(proto firewall.Proto, a Addrs) []call {
 }
 
 func (c call) try(t testing.TB) {
-	client, err := ask(c.from, c.proto, c.to)
+	wait := certainty
+	if c.client.IsValid() {
+		wait = patience
+	}
+	client, err := ask(c.from, c.proto, c.to, wait)
 	switch {
 	case !c.client.IsValid() && err == nil:
 		t.Errorf("%s: %s to %s/%s was answered, as %s", c.name, c.from.Name, c.to, c.proto, client)

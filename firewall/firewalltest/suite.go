@@ -133,6 +133,8 @@ func required() map[string]firewall.Terms {
 		change(&n)
 		return networks(n)
 	}
+	unnamed := port(firewall.TCP, "0.0.0.0", 8080, 8081, "10.7.0.2", 80)
+	unnamed.Interface = ""
 	return map[string]firewall.Terms{
 		"nat":        networks(network("br1")),
 		"one family": with(func(n *firewall.Network) { n.Mode6, n.Subnets = firewall.Off, prefixes("10.1.0.0/24") }),
@@ -146,6 +148,7 @@ func required() map[string]firewall.Terms {
 			port(firewall.TCP, "192.0.2.1", 8080, 8080, "10.1.0.2", 80), port(firewall.SCTP, "127.0.0.1", 9, 9, "10.1.0.2", 80),
 			port(firewall.TCP, "::", 8080, 8080, "fd00:1::2", 80), port(firewall.UDP, "2001:db8::1", 8080, 8080, "fd00:1::2", 80)),
 		"range":            ports(port(firewall.TCP, "0.0.0.0", 8000, 8009, "10.1.0.2", 9000), port(firewall.UDP, "::", 65530, 65535, "fd00:1::2", 1)),
+		"no network":       ports(unnamed),
 		"networks, ports":  {Networks: networks(network("br1")).Networks, Ports: web(8080).Ports},
 		"nothing, in full": {Networks: []firewall.Network{}, Ports: []firewall.Port{}},
 	}

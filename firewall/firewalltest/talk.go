@@ -12,10 +12,11 @@ import (
 
 	"github.com/sealane/sealane/firewall"
 	"github.com/sealane/sealane/internal/nstest"
+	"github.com/sealane/sealane/internal/nsthread"
 )
 
-// patience is how long an answer may take, and so how long a call lasts that must not be answered.
-const patience = time.Second
+// How long to wait for an answer that must come, and for one that must not.
+const patience, certainty = 5 * time.Second, time.Second
 
 // server tells who asks who they are, and remembers what it was told.
 type server struct {
@@ -73,13 +74,21 @@ func (s *server) has(words string) bool {
 }
 
 // ask calls a server and returns the address that it was called from, as it says.
-func ask(h *nstest.Host, proto firewall.Proto, to netip.AddrPort) (netip.Addr, error) {
-	c, err := h.Dial(proto.String(), to.String())
-	if err != nil {
-		return netip.Addr{}, err
-	}
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(patience))
+func ask(h *nstest.Host, proto firewall.Proto, to netip.AddrPort, wait time.Duration) (from netip.Addr, err error) {
+	err = nsthread.Do(h.Path(), func() error {
+		c, err := net.DialTimeout(proto.String(), to.String(), wait)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		from, err = listen(c, proto, wait)
+		return err
+	})
+	return from, err
+}
+
+func listen(c net.Conn, proto firewall.Proto, wait time.Duration) (netip.Addr, error) {
+	c.SetDeadline(time.Now().Add(wait))
 	if proto == firewall.UDP {
 		if _, err := io.WriteString(c, "who am I"); err != nil {
 			return netip.Addr{}, err

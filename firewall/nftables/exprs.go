@@ -76,6 +76,9 @@ func loopback(offset uint32) []expr.Any {
 	return match(payload(expr.PayloadBaseNetworkHeader, offset, 1), 127)
 }
 
+// loopback6 matches ::1.
+func loopback6(addr load) []expr.Any { return match(addr, append(make([]byte, 15), 1)...) }
+
 func bridgeOut() []expr.Any {
 	return match(meta(metaOIFKind, 16), append([]byte("bridge"), make([]byte, 10)...)...)
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/sealane/sealane/firewall"
@@ -136,7 +137,7 @@ func modeOf(chain string) firewall.Mode {
 
 // renderPort appends one element for each port: nft cannot shift a range.
 func renderPort(to []element, owner string, p firewall.Port, g gateway) []element {
-	note := owner + " " + p.Interface
+	note := strings.TrimSuffix(owner+" "+p.Interface, " ")
 	mode, open, at, everywhere := g.mode4, setOpen4, setPub4, setPub4Any
 	if p.Host.Is6() {
 		mode, open, at, everywhere = g.mode6, setOpen6, setPub6, setPub6Any

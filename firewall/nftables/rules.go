@@ -53,17 +53,20 @@ func (t *table) chains() []chain {
 func (t *table) sourceRules() [][]expr.Any {
 	return rules(
 		rule(family(unix.NFPROTO_IPV4), loopback(saddr4), masquerade()),
-		rule(family(unix.NFPROTO_IPV6), match(src6(), append(make([]byte, 15), 1)...), masquerade()),
+		rule(family(unix.NFPROTO_IPV6), loopback6(src6()), masquerade()),
 		rule(translated(), family(unix.NFPROTO_IPV4), t.in(setSub4, oif(), src4()), masquerade()),
 		rule(translated(), family(unix.NFPROTO_IPV6), t.in(setSub6, oif(), src6()), masquerade()),
 	)
 }
 
-// raw guards the host's loopback addresses: route_localnet on our bridges, which publishing on 127.0.0.1 needs, opens them to containers.
+// raw guards the host's loopback addresses from containers. route_localnet on our bridges, which publishing on 127.0.0.1 needs, opens the IPv4
+// ones; the kernel's own guard of ::1 comes after prerouting where bridged packets pass that, and so after a published port was translated.
 func (t *table) raw() chain {
 	return chain{name: "raw", kind: "filter", hook: unix.NF_INET_PRE_ROUTING, priority: -300, rules: rules(
 		rule(family(unix.NFPROTO_IPV4), loopback(daddr4), t.in(setNets, iif()), drop()),
 		rule(family(unix.NFPROTO_IPV4), loopback(saddr4), t.in(setNets, iif()), drop()),
+		rule(family(unix.NFPROTO_IPV6), loopback6(dst6()), t.in(setNets, iif()), drop()),
+		rule(family(unix.NFPROTO_IPV6), loopback6(src6()), t.in(setNets, iif()), drop()),
 	)}
 }
 
@@ -71,6 +74,7 @@ func (t *table) prerouting() chain {
 	return chain{name: "prerouting", kind: "nat", hook: unix.NF_INET_PRE_ROUTING, priority: -100, rules: rules(
 		// From the wire nobody speaks to a loopback address.
 		rule(family(unix.NFPROTO_IPV4), loopback(daddr4), to(expr.VerdictReturn, "")),
+		rule(family(unix.NFPROTO_IPV6), loopback6(dst6()), to(expr.VerdictReturn, "")),
 		rule(addressedToHost(), to(expr.VerdictJump, "published")),
 	)}
 }
