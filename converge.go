@@ -157,41 +157,66 @@ func (m *member) write(tx datastore.Tx, v *content) error {
 	return errors.Join(errs...)
 }
 
-// apply makes the kernel match. Terms come before links when making, links before terms when unmaking, and all ports change hands in
-// one transaction.
+// apply makes the kernel match. What restricts comes before links when making and goes after them when unmaking. All ports change hands
+// in one transaction, when what they will lead to is there and what they led to still is: somebody is calling at every moment.
 func (c *Controller) apply(ctx context.Context, v *content, before map[endpoint.ID]netdriver.Plan, look bool) error {
-	var first, last []firewall.Change
+	first, ports, last := v.terms(before)
+	sooner := func() error { return c.applyTerms(ctx, ports) }
+	later := func() error { return c.applyInside(ctx, v, before, look) }
+	if v.grows(before) {
+		sooner, later = later, sooner
+	}
+	return inOrder(
+		func() error { return c.applyTerms(ctx, first) },
+		func() error {
+			for _, m := range v.members {
+				if !m.wanted(v) {
+					continue
+				}
+				if err := c.applyLinks(ctx, m, hostShare(before[m.id]).Config, hostShare(m.want).Config); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		sooner, later,
+		func() error {
+			for _, m := range v.members {
+				if m.remains(v) {
+					continue
+				}
+				if err := c.applyLinks(ctx, m, hostShare(before[m.id]).Config, sandbox.Config{}); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		func() error { return c.applyTerms(ctx, last) })
+}
+
+// terms are the changes of the firewall in the order of apply: what restricts, what is published, and what restricts no more.
+func (v *content) terms(before map[endpoint.ID]netdriver.Plan) (first, ports, last []firewall.Change) {
 	for _, m := range v.members {
 		have, want := hostShare(before[m.id]).Terms, firewall.Terms{}
 		if m.wanted(v) {
 			want = hostShare(m.want).Terms
 		} else {
-			want.Policies, want.Pinholes = have.Policies, have.Pinholes // what restricts outlives the link
+			want.Policies, want.Pinholes = have.Policies, have.Pinholes
 			last = append(last, firewall.Change{Owner: endpointOwner(m.id), Have: want})
 		}
-		first = append(first, firewall.Change{Owner: endpointOwner(m.id), Have: have, Want: want})
+		unpublished := want
+		unpublished.Ports = have.Ports
+		first = append(first, firewall.Change{Owner: endpointOwner(m.id), Have: have, Want: unpublished})
+		ports = append(ports, firewall.Change{Owner: endpointOwner(m.id), Have: unpublished, Want: want})
 	}
-	if err := c.applyTerms(ctx, first); err != nil {
-		return err
-	}
-	for _, m := range v.members {
-		if m.wanted(v) {
-			if err := c.applyLinks(ctx, m, hostShare(before[m.id]).Config, hostShare(m.want).Config); err != nil {
-				return err
-			}
-		}
-	}
-	if err := c.applyInside(ctx, v, before, look); err != nil {
-		return err
-	}
-	for _, m := range v.members {
-		if !m.remains(v) {
-			if err := c.applyLinks(ctx, m, hostShare(before[m.id]).Config, sandbox.Config{}); err != nil {
-				return err
-			}
-		}
-	}
-	return c.applyTerms(ctx, last)
+	return first, ports, last
+}
+
+// grows says that a member has no link yet: then nothing can lead to it before it is arranged.
+func (v *content) grows(before map[endpoint.ID]netdriver.Plan) bool {
+	return slices.ContainsFunc(v.members, func(m *member) bool {
+		return m.wanted(v) && len(hostShare(before[m.id]).Config.Links) == 0
+	})
 }
 
 // hostShare is the host's part of a plan.

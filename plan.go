@@ -1,6 +1,7 @@
 package sealane
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -103,13 +104,15 @@ func (c *Controller) plan(ctx context.Context, v *content) error {
 	return nil
 }
 
-// planMember asks the driver for the plan of a Join, with ports to publish. A name once given to the interface is kept.
+// planMember asks the driver for the plan of a Join, with ports to publish. The interface has the name that it was given before, or that
+// the endpoint asks for.
 func (c *Controller) planMember(ctx context.Context, v *content, m *member, ports []endpoint.PortBinding) (netdriver.Plan, error) {
+	name := cmp.Or(m.info.Interface, m.info.Spec.Interface)
 	switch {
 	case v.sandbox.Unknown: // nobody knows more than what is held
 		return m.held.Plan, nil
 	case m.driven.Driver != "": // it was asked before, without the sandbox's lock
-		return m.driven.Plan.Named(m.info.Interface), nil
+		return m.driven.Plan.Named(name), nil
 	}
 	d, err := c.driver(ctx, m.network.Driver)
 	if err == nil {
@@ -119,7 +122,7 @@ func (c *Controller) planMember(ctx context.Context, v *content, m *member, port
 			info.Key, info.Ports = v.sandbox.Key, ports
 			var p netdriver.Plan
 			if p, err = d.Join(ctx, in, info); err == nil {
-				return p.Named(m.info.Interface), nil
+				return p.Named(name), nil
 			}
 		}
 	}
