@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/sealane/sealane"
+	"github.com/sealane/sealane/datastore"
 	"github.com/sealane/sealane/datastore/bolt"
 	"github.com/sealane/sealane/drivers"
 	"github.com/sealane/sealane/endpoint"
@@ -25,9 +26,11 @@ type world struct {
 	*sealane.Controller
 	t             *testing.T
 	host, outside *nstest.Host
-	dir           string
+	dir, instance string
 	ready         int
+	quarantined   bool
 	spaces        *netns.Provider
+	walls         *nftables.Opener
 	closers       []func() error
 }
 
@@ -35,14 +38,34 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	nstest.MustNotLeak(t)
-	w := &world{t: t, host: nstest.New(t, "host"), outside: nstest.New(t, "outside"), dir: runDir(t)}
-	nstest.Connect(w.host, w.outside,
-		[]netip.Prefix{netip.MustParsePrefix("192.0.2.2/24"), netip.MustParsePrefix("2001:db8::2/64")},
-		[]netip.Prefix{netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("2001:db8::1/64")})
+	w := newHosts(t)
 	w.host.MustReturn()
 	w.start()
 	t.Cleanup(w.stop)
 	return w
+}
+
+// newHosts is a world without a Controller. The host's settings for new links are such that none comes to have an address while an
+// inventory is taken.
+func newHosts(t *testing.T) *world {
+	t.Helper()
+	w := &world{t: t, host: nstest.New(t, "host"), outside: nstest.New(t, "outside"), dir: runDir(t)}
+	for _, h := range []*nstest.Host{w.host, w.outside} {
+		h.Sysctl("ipv6/conf/default/addr_gen_mode", "1")
+	}
+	nstest.Connect(w.host, w.outside,
+		[]netip.Prefix{netip.MustParsePrefix("192.0.2.2/24"), netip.MustParsePrefix("2001:db8::2/64")},
+		[]netip.Prefix{netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("2001:db8::1/64")})
+	return w
+}
+
+// beside is another instance on the same host.
+func (w *world) beside(instance string) *world {
+	w.t.Helper()
+	other := &world{t: w.t, host: w.host, outside: w.outside, dir: runDir(w.t), instance: instance}
+	other.start()
+	w.t.Cleanup(other.stop)
+	return other
 }
 
 // runDir is on a tmpfs, as a daemon's is.
@@ -63,42 +86,72 @@ func runDir(t *testing.T) string {
 // start opens everything anew, as a daemon does.
 func (w *world) start() {
 	w.t.Helper()
-	must := func(err error) {
-		w.t.Helper()
-		if err != nil {
-			w.t.Fatal(err)
-		}
+	if err := w.tryStart(); err != nil {
+		w.t.Fatal(err)
 	}
-	var err error
-	w.spaces, err = netns.New(netns.Options{Host: w.host.Path(), Run: w.dir, Ready: w.ready})
-	must(err)
-	walls, err := nftables.New(nftables.Options{Host: w.host.Path()})
-	must(err)
+}
+
+// tryStart is start that may fail; then nothing is open.
+func (w *world) tryStart() (err error) {
+	defer func() {
+		if err != nil {
+			w.close()
+		}
+	}()
+	if w.spaces, err = netns.New(netns.Options{Host: w.host.Path(), Run: w.dir, Ready: w.ready, Instance: w.instance}); err != nil {
+		return err
+	}
+	w.closers = []func() error{func() error { return w.spaces.Drain(context.Background()) }, w.spaces.Close}
+	if w.walls, err = nftables.New(nftables.Options{Host: w.host.Path(), Instance: w.instance}); err != nil {
+		return err
+	}
 	addresses, err := pool.New(pool.Options{HostID: "test"})
-	must(err)
-	run, err := bolt.Open(filepath.Join(w.dir, "run.db"), bolt.Options{NoSync: true})
-	must(err)
-	root, err := bolt.Open(filepath.Join(w.dir, "root.db"), bolt.Options{NoSync: true})
-	must(err)
-	w.closers = []func() error{func() error { return w.spaces.Drain(context.Background()) }, w.spaces.Close, run.Close, root.Close}
-	w.Controller, err = sealane.New(w.t.Context(), sealane.Options{
-		Run: run, Root: root, Spaces: w.spaces, Firewalls: walls, Drivers: drivers.All(),
-		IPAM: map[string]ipam.Driver{"default": addresses},
+	if err != nil {
+		return err
+	}
+	stores := map[string]datastore.Store{}
+	for _, name := range []string{"run.db", "root.db"} {
+		s, err := bolt.Open(filepath.Join(w.dir, name), bolt.Options{NoSync: true})
+		if err != nil {
+			return err
+		}
+		stores[name] = s
+		w.closers = append(w.closers, s.Close)
+	}
+	w.Controller, err = sealane.New(context.Background(), sealane.Options{
+		Instance: w.instance, Run: stores["run.db"], Root: stores["root.db"], Spaces: w.spaces, Firewalls: w.walls, Drivers: drivers.All(),
+		IPAM: map[string]ipam.Driver{"default": addresses}, Quarantined: w.quarantined,
 	})
-	must(err)
+	return err
 }
 
 func (w *world) stop() {
 	w.t.Helper()
+	if w.Controller == nil {
+		return // it did not come back from a restart
+	}
 	if err := w.Close(); err != nil {
 		w.t.Error(err)
 	}
+	w.Controller = nil
+	w.close()
+}
+
+func (w *world) close() {
+	w.t.Helper()
 	for _, closer := range w.closers {
 		if err := closer(); err != nil {
 			w.t.Error(err)
 		}
 	}
 	w.closers = nil
+}
+
+// restart is what a daemon that stops and starts again does.
+func (w *world) restart() {
+	w.t.Helper()
+	w.stop()
+	w.start()
 }
 
 // network makes a network that goes with the test.
@@ -121,7 +174,17 @@ func (w *world) network(s sealane.NetworkSpec) sealane.Network {
 // container makes a sandbox with a namespace of ours and an endpoint on each network, and goes with the test.
 func (w *world) container(name string, publish []endpoint.PortBinding, on ...sealane.Network) *container {
 	w.t.Helper()
-	s, err := w.CreateSandbox(w.t.Context(), sandbox.Spec{Name: name})
+	c := w.sandbox(sandbox.Spec{Name: name})
+	for _, n := range on {
+		c.join(n, endpoint.Spec{Name: name, Publish: publish})
+	}
+	return c
+}
+
+// sandbox makes a sandbox that goes with the test.
+func (w *world) sandbox(spec sandbox.Spec) *container {
+	w.t.Helper()
+	s, err := w.CreateSandbox(w.t.Context(), spec)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -132,30 +195,67 @@ func (w *world) container(name string, publish []endpoint.PortBinding, on ...sea
 			}
 		}
 	})
-	c := &container{world: w, Sandbox: s}
-	for _, n := range on {
-		e, err := n.CreateEndpoint(w.t.Context(), endpoint.Spec{Name: name, For: s.ID(), Publish: publish})
-		if err == nil {
-			err = e.Join(w.t.Context(), s)
-		}
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		c.endpoints = append(c.endpoints, e)
-	}
-	return c
+	return &container{Sandbox: s, world: w}
 }
 
+// container is a sandbox and what was joined to it.
 type container struct {
 	sandbox.Sandbox
 	world     *world
 	endpoints []endpoint.Endpoint
+	host      *nstest.Host
+}
+
+// join makes an endpoint for the container and joins it.
+func (c *container) join(n sealane.Network, spec endpoint.Spec) endpoint.Endpoint {
+	c.world.t.Helper()
+	spec.For = c.ID()
+	e, err := n.CreateEndpoint(c.world.t.Context(), spec)
+	if err == nil {
+		err = e.Join(c.world.t.Context(), c)
+	}
+	if err != nil {
+		c.world.t.Fatal(err)
+	}
+	c.endpoints = append(c.endpoints, e)
+	return e
+}
+
+// again looks the container and its endpoints up after a restart.
+func (c *container) again() {
+	c.world.t.Helper()
+	ctx := c.world.t.Context()
+	var err error
+	if c.Sandbox, err = c.world.Sandbox(ctx, string(c.ID())); err != nil {
+		c.world.t.Fatal(err)
+	}
+	c.endpoints = nil
+	for e, err := range c.world.Endpoints(ctx, c.ID()) {
+		if err != nil {
+			c.world.t.Fatal(err)
+		}
+		n, err := c.world.Network(ctx, string(e.Network))
+		if err != nil {
+			c.world.t.Fatal(err)
+		}
+		h, err := n.Endpoint(ctx, string(e.ID))
+		if err != nil {
+			c.world.t.Fatal(err)
+		}
+		c.endpoints = append(c.endpoints, h)
+	}
 }
 
 // address is its address of a family on its first network.
 func (c *container) address(six bool) netip.Addr {
 	c.world.t.Helper()
-	info, err := c.endpoints[0].Info(c.world.t.Context())
+	return c.addressOn(0, six)
+}
+
+// addressOn is its address of a family on the network it joined as the n-th.
+func (c *container) addressOn(n int, six bool) netip.Addr {
+	c.world.t.Helper()
+	info, err := c.endpoints[n].Info(c.world.t.Context())
 	if err != nil {
 		c.world.t.Fatal(err)
 	}
@@ -168,25 +268,44 @@ func (c *container) address(six bool) netip.Addr {
 	return netip.Addr{}
 }
 
-// as is the container as a host of the test kit.
+// as is the container as a host of the test kit. It keeps the namespace alive until the test ends.
 func (c *container) as() *nstest.Host {
 	c.world.t.Helper()
-	info, err := c.Info(c.world.t.Context())
-	if err != nil {
-		c.world.t.Fatal(err)
+	if c.host == nil {
+		info, err := c.Info(c.world.t.Context())
+		if err != nil {
+			c.world.t.Fatal(err)
+		}
+		c.host = nstest.At(c.world.t, info.Spec.Name, info.Key)
 	}
-	return nstest.At(c.world.t, info.Spec.Name, info.Key)
+	return c.host
 }
 
-func (c *container) pings(a netip.Addr) error {
-	out, err := c.as().Try("ping", "-c1", "-W1", a.String())
+func (c *container) pings(a netip.Addr) error { return pings(c.as(), a) }
+
+// pings sends one ping and waits for the answer for a second.
+func pings(from *nstest.Host, to netip.Addr) error {
+	out, err := from.Try("ping", "-c1", "-W1", to.String())
 	if err != nil {
-		return fmt.Errorf("%w: %s", err, out)
+		return fmt.Errorf("%s to %s: %w: %s", from.Name, to, err, out)
 	}
 	return nil
 }
 
-func ports(t *testing.T, specs ...string) []endpoint.PortBinding {
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+
+// subnets names a network's subnets.
+func subnets(cidrs ...string) sealane.IPAM {
+	var m sealane.IPAM
+	for _, s := range cidrs {
+		m.Subnets = append(m.Subnets, sealane.SubnetSpec{Subnet: prefix(s)})
+	}
+	return m
+}
+
+func ports(t testing.TB, specs ...string) []endpoint.PortBinding {
 	t.Helper()
 	var all []endpoint.PortBinding
 	for _, s := range specs {
