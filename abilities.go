@@ -105,7 +105,7 @@ func checkChange(d netdriver.Driver, from, to netdriver.Network) error {
 		return ch.CheckChange(from, to)
 	}
 	from.Labels = to.Labels
-	if fmt.Sprint(from) != fmt.Sprint(to) {
+	if !equal(from, to) {
 		return fmt.Errorf("%w: driver %s changes nothing but labels of a network that exists", errdefs.ErrFailedPrecondition, from.Driver)
 	}
 	return nil

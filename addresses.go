@@ -2,7 +2,6 @@ package sealane
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -149,21 +148,18 @@ func (c *Controller) replayAddresses(ctx context.Context, n netdriver.Network, e
 	return nil
 }
 
-// derivedMAC is the address of an interface that was given none: 02:42 and the IPv4 address, else 02:42 and a hash of the IPv6 one. An
-// address that comes back has the same, so that nobody's neighbour table is stale.
+// derivedMAC is the MAC of an interface that was given none: of its IPv4 address, else of its first. An address that comes back has the
+// same, so that nobody's neighbour table is stale.
 func derivedMAC(addresses []netip.Prefix) net.HardwareAddr {
 	for _, p := range addresses {
 		if p.Addr().Is4() {
-			a := p.Addr().As4()
-			return net.HardwareAddr{2, 0x42, a[0], a[1], a[2], a[3]}
+			return endpoint.MAC(p.Addr())
 		}
 	}
-	for _, p := range addresses {
-		a := p.Addr().As16()
-		h := sha256.Sum256(a[:])
-		return net.HardwareAddr{2, 0x42, h[0], h[1], h[2], h[3]}
+	if len(addresses) == 0 {
+		return nil
 	}
-	return nil
+	return endpoint.MAC(addresses[0].Addr())
 }
 
 // withdrawals are addresses that nobody has any more and that connection tracking may still remember. One pass at a time clears them

@@ -44,7 +44,7 @@ func (e *endpointHandle) check(ctx context.Context) ([]string, error) {
 	}
 	has, wants := hostShare(seen.plan(endpointOwner(e.id))), hostShare(m.want)
 	differences := steps(has.Config, wants.Config)
-	if !equalJSON(has.Terms, wants.Terms) {
+	if !equal(has.Terms, wants.Terms) {
 		differences = append(differences, fmt.Sprintf("firewall: has %v, wants %v", has.Terms, wants.Terms))
 	}
 	inside, err := e.c.checkInside(ctx, v)

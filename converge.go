@@ -139,7 +139,7 @@ func (c *Controller) record(ctx context.Context, v *content) error {
 }
 
 // holds says that Held covers a plan already.
-func (m *member) holds(p netdriver.Plan) bool { return m.held.Owner != "" && equalJSON(m.held.Plan, p) }
+func (m *member) holds(p netdriver.Plan) bool { return m.held.Owner != "" && equal(m.held.Plan, p) }
 
 func (m *member) write(tx datastore.Tx, v *content) error {
 	var errs []error
@@ -244,7 +244,7 @@ func joined(a, b firewall.Terms) firewall.Terms {
 func (c *Controller) applyTerms(ctx context.Context, changes []firewall.Change) error {
 	var real []firewall.Change
 	for _, ch := range changes {
-		if !equalJSON(ch.Have, ch.Want) {
+		if !equal(ch.Have, ch.Want) {
 			real = append(real, ch)
 		}
 	}

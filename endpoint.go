@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"slices"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/sealane/sealane/datastore"
@@ -188,7 +186,7 @@ func enter(tx datastore.Tx, e *endpoint.Info) error {
 	if err != nil {
 		return err
 	}
-	if found && !equalJSON(old, *e) {
+	if found && !equal(old, *e) {
 		return endpointTaken(e.Spec, old)
 	}
 	if err := endpointNames(e.Network).claim(tx, e.Spec.Name, string(e.ID)); err != nil {
@@ -274,11 +272,9 @@ func checkEndpoint(s endpoint.Spec) error {
 	for _, alias := range append(slices.Collect(maps.Keys(s.Links)), s.Aliases...) {
 		errs = append(errs, checkName(alias))
 	}
-	if s.MAC != nil && (len(s.MAC) != 6 || s.MAC[0]&1 != 0 || bytes.Equal(s.MAC, make(net.HardwareAddr, 6))) {
-		bad("MAC address %s is not one of a single interface", s.MAC)
-	}
-	if s.Interface != "" && !validLink(s.Interface) {
-		bad("interface name %.80q: 1 to 15 bytes without '/', ':' or blanks, not \".\" or \"..\"", s.Interface)
+	errs = append(errs, endpoint.CheckMAC(s.MAC))
+	if s.Interface != "" {
+		errs = append(errs, sandbox.CheckLinkName(s.Interface))
 	}
 	for _, p := range s.LinkLocal {
 		if !p.Addr().IsLinkLocalUnicast() {
@@ -291,11 +287,6 @@ func checkEndpoint(s endpoint.Spec) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-func validLink(name string) bool {
-	const longest = 15
-	return name != "" && len(name) <= longest && name != "." && name != ".." && !strings.ContainsAny(name, "/: \t\n\v\f\r")
 }
 
 // Join puts the endpoint into a sandbox.
@@ -641,7 +632,7 @@ func checkUpdate(from, to endpoint.Spec) error {
 	fixed.Publish, fixed.PublishAll, fixed.Exposed = from.Publish, from.PublishAll, from.Exposed
 	fixed.Aliases, fixed.Links, fixed.Labels = from.Aliases, from.Links, from.Labels
 	fixed.Ingress, fixed.Egress, fixed.Gateway, fixed.Priority = from.Ingress, from.Egress, from.Gateway, from.Priority
-	if !equalJSON(fixed, from) {
+	if !equal(fixed, from) {
 		return fmt.Errorf("%w: name, addresses, MAC, interface, sysctls and options stay as they were made; make another endpoint",
 			errdefs.ErrFailedPrecondition)
 	}

@@ -357,7 +357,7 @@ func changed(from netdriver.Network, s NetworkSpec) (netdriver.Network, error) {
 	to.Options, to.Labels, to.Internal = s.Options, s.Labels, s.Internal
 	was := specOf(from)
 	was.Options, was.Labels, was.Internal = s.Options, s.Labels, s.Internal
-	if fmt.Sprint(was) != fmt.Sprint(s) {
+	if !equal(was, s) {
 		return to, fmt.Errorf("%w: only labels, options and internal can change; make another network for the rest", errdefs.ErrFailedPrecondition)
 	}
 	return to, nil

@@ -100,7 +100,7 @@ func (c *Controller) wantOfNetwork(ctx context.Context, n netdriver.Network, hel
 // holdNetwork writes what may exist before it is made.
 func (c *Controller) holdNetwork(ctx context.Context, held netdriver.Held, owner string, want netdriver.Plan) error {
 	want = withoutEntries(want)
-	if held.Owner != "" && equalJSON(held.Plan, want) {
+	if held.Owner != "" && equal(held.Plan, want) {
 		return nil
 	}
 	h := netdriver.Held{Owner: owner, Plan: want}

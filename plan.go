@@ -186,6 +186,7 @@ func portsOf(given []endpoint.PortBinding, four, six bool) []endpoint.PortBindin
 			b.Host = netip.IPv4Unspecified()
 		case !b.Host.IsValid() && six && !four:
 			b.Host = netip.IPv6Unspecified()
+		case b.Host.IsUnspecified() && b.Host.Is6() && !six: // the driver has it on all IPv4 addresses
 		case b.Host.Is4() && !four, b.Host.Is6() && !six:
 			continue
 		}

@@ -5,15 +5,15 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"iter"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/go-json-experiment/json"
 	"github.com/sealane/sealane/datastore"
 	"github.com/sealane/sealane/endpoint"
 	"github.com/sealane/sealane/netdriver"
@@ -172,12 +172,6 @@ func view[T any](ctx context.Context, s datastore.Store, fn func(datastore.Tx) (
 	return v, err
 }
 
-// isUncertain says that an Update may have happened.
-func isUncertain(err error) bool {
-	var u *datastore.Uncertain
-	return errors.As(err, &u)
-}
-
 // records yields all records of a table as they were at one moment.
 func records[T any](ctx context.Context, s datastore.Store, t datastore.Table[T]) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
@@ -204,10 +198,13 @@ func records[T any](ctx context.Context, s datastore.Store, t datastore.Table[T]
 	}
 }
 
-// equalJSON says that two values are the same record: nil and empty are told apart by nothing that is stored.
-func equalJSON(a, b any) bool {
-	x, errA := json.Marshal(a)
-	y, errB := json.Marshal(b)
+// equal says that two values are the same record: nil and empty are told apart by nothing that is stored.
+func equal(a, b any) bool {
+	if reflect.DeepEqual(a, b) {
+		return true
+	}
+	x, errA := json.Marshal(a, json.Deterministic(true))
+	y, errB := json.Marshal(b, json.Deterministic(true))
 	return errA == nil && errB == nil && bytes.Equal(x, y)
 }
 

@@ -88,8 +88,15 @@ func checkSubnet(s *NetworkSpec, sub SubnetSpec) error {
 // requestSubnets asks for the pools, gateways and auxiliary addresses of a new network and puts them into its record as they come, so
 // that on an error the record says what to give back.
 func (c *Controller) requestSubnets(ctx context.Context, n *netdriver.Network, s IPAM, d netdriver.Driver) error {
-	if can, err := d.Capability(ctx); err != nil || can.NoAddresses {
+	can, err := d.Capability(ctx)
+	if err != nil {
 		return err
+	}
+	if can.NoAddresses {
+		if len(s.Subnets) > 0 {
+			return fmt.Errorf("%w: networks of driver %s have no subnets", errdefs.ErrInvalidArgument, n.Driver)
+		}
+		return nil
 	}
 	skip4, skip6, err := skipGateway(ctx, d, n.Options)
 	if err != nil {

@@ -52,6 +52,7 @@ func New(t testing.TB, name string) *Host {
 		t.Fatalf("host %s: lo: %v", name, err)
 	}
 	h.BridgeNetfilter(false)
+	h.Sysctl("ipv6/conf/default/addr_gen_mode", "1") // link-local addresses that come late would look like leftovers
 	return h
 }
 
