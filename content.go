@@ -31,6 +31,7 @@ type member struct {
 	held    netdriver.Held    // what the kernel may have; Owner "": nothing
 	driven  netdriver.Held    // what a driver that acts may have, and what it answered to Join; Driver "": nothing
 	want    netdriver.Plan
+	listed  bool // it has a membership
 	dirty   bool // info was changed by this call
 	fresh   bool // it had nothing before this call
 }
@@ -116,7 +117,7 @@ func readRun(tx datastore.Tx, id sandbox.ID) (v *content, err error) {
 		if err != nil {
 			return nil, err
 		}
-		m := &member{id: endpoint.ID(name), on: n}
+		m := &member{id: endpoint.ID(name), on: n, listed: true}
 		if m.info, _, err = maybe(endpointTable(n).Get(tx, name)); err != nil {
 			return nil, err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"time"
 
@@ -146,7 +147,7 @@ func (m *member) write(tx datastore.Tx, v *content) error {
 	if m.dirty && m.info.ID != "" {
 		errs = append(errs, endpointTable(m.on).Put(tx, string(m.id), m.info))
 	}
-	if m.remains(v) {
+	if m.remains(v) && !m.listed {
 		errs = append(errs, memberTable(v.id).Put(tx, string(m.id), m.on))
 	}
 	if m.wanted(v) {
@@ -244,7 +245,7 @@ func joined(a, b firewall.Terms) firewall.Terms {
 func (c *Controller) applyTerms(ctx context.Context, changes []firewall.Change) error {
 	var real []firewall.Change
 	for _, ch := range changes {
-		if !equal(ch.Have, ch.Want) {
+		if !reflect.DeepEqual(ch.Have, ch.Want) && !ch.Have.Equal(ch.Want) {
 			real = append(real, ch)
 		}
 	}

@@ -418,14 +418,20 @@ func (e *endpointHandle) exit(ctx context.Context, n netdriver.Network, info end
 
 // records reads the endpoint and its network.
 func (e *endpointHandle) records(ctx context.Context) (info endpoint.Info, n netdriver.Network, err error) {
-	if info, err = e.Info(ctx); err != nil {
+	if info, err = e.present(ctx); err != nil {
 		return info, n, err
-	}
-	if info.Deleting {
-		return info, n, fmt.Errorf("%w: it is being deleted", errdefs.ErrFailedPrecondition)
 	}
 	n, err = e.c.networkRecord(ctx, e.on)
 	return info, n, err
+}
+
+// present reads the endpoint, which is not on its way out.
+func (e *endpointHandle) present(ctx context.Context) (endpoint.Info, error) {
+	info, err := e.Info(ctx)
+	if err == nil && info.Deleting {
+		err = fmt.Errorf("%w: it is being deleted", errdefs.ErrFailedPrecondition)
+	}
+	return info, err
 }
 
 // Leave takes the endpoint out of its sandbox.
@@ -572,7 +578,7 @@ func (e *endpointHandle) update(ctx context.Context, change func(*endpoint.Spec)
 		return err
 	}
 	defer unlock()
-	info, n, err := e.records(ctx)
+	info, err := e.present(ctx)
 	if err != nil {
 		return err
 	}
@@ -585,7 +591,7 @@ func (e *endpointHandle) update(ctx context.Context, change func(*endpoint.Spec)
 	}
 	if info.Sandbox == "" {
 		info.Spec = to
-		return e.putUnjoined(ctx, n, info)
+		return e.putUnjoined(ctx, info)
 	}
 	set := func(s endpoint.Spec) func(*content) error {
 		return func(v *content) error {
@@ -606,7 +612,11 @@ func (e *endpointHandle) update(ctx context.Context, change func(*endpoint.Spec)
 }
 
 // putUnjoined writes a changed endpoint after its driver has found nothing wrong with it.
-func (e *endpointHandle) putUnjoined(ctx context.Context, n netdriver.Network, info endpoint.Info) error {
+func (e *endpointHandle) putUnjoined(ctx context.Context, info endpoint.Info) error {
+	n, err := e.c.networkRecord(ctx, e.on)
+	if err != nil {
+		return err
+	}
 	d, err := e.c.driver(ctx, n.Driver)
 	if err != nil {
 		return err
