@@ -284,12 +284,15 @@ func (p ports) withoutOne(pattern endpoint.PortBinding, given []endpoint.PortBin
 	left.publish, given = unmatched(p.publish, pattern, given)
 	if left.exposed = p.exposed; p.all {
 		left.exposed, _ = unmatched(p.exposed, pattern, given)
+		for i := range left.exposed {
+			left.exposed[i].HostPorts = firewall.Range{}
+		}
 	}
 	return left, len(left.publish) < len(p.publish) || len(left.exposed) < len(p.exposed)
 }
 
 // unmatched is wishes less those that match a pattern themselves or in what they were given, and the given ones that belong to none of
-// them. The Controller gives in the order of wishes.
+// them. The Controller gives in the order of wishes; those that stay are wished for as they were given, so that they stay there.
 func unmatched(wishes []endpoint.PortBinding, pattern endpoint.PortBinding, given []endpoint.PortBinding) (left, others []endpoint.PortBinding) {
 	others = slices.Clone(given)
 	for _, wish := range wishes {
@@ -299,7 +302,7 @@ func unmatched(wishes []endpoint.PortBinding, pattern endpoint.PortBinding, give
 			others = slices.Delete(others, i, i+1)
 		}
 		if !matches(wish, pattern) && !matches(got, pattern) {
-			left = append(left, wish)
+			left = append(left, got)
 		}
 	}
 	return left, others

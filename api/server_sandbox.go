@@ -68,7 +68,11 @@ type join struct {
 func (s *Server) createSandbox(ctx context.Context, _ call, in SandboxSpec) (Created, error) {
 	spec, joins, err := s.planSandbox(ctx, in)
 	if err != nil {
-		return Created{}, fmt.Errorf("create sandbox %.80q: %w", in.Name, err)
+		what := "create sandbox"
+		if in.Name != "" {
+			what += fmt.Sprintf(" %.80q", in.Name)
+		}
+		return Created{}, fmt.Errorf("%s: %w", what, err)
 	}
 	sb, err := s.ctl.CreateSandbox(ctx, spec)
 	if err != nil {
