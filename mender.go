@@ -172,7 +172,11 @@ func (c *Controller) mendNetwork(ctx context.Context, id endpoint.NetworkID) err
 		return err
 	}
 	c.events.tell("network", "repair", string(id), "name", n.Name)
-	return c.convergeMembers(ctx, id)
+	seen, err := c.observe(ctx) // a bridge that was deleted let go of its ports
+	if err != nil {
+		return err
+	}
+	return c.convergeMembers(ctx, id, seen)
 }
 
 func (c *Controller) mendHeldNetwork(ctx context.Context, id endpoint.NetworkID) error {

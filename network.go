@@ -336,7 +336,7 @@ func (n *network) update(ctx context.Context, from netdriver.Network, change fun
 	if err := n.c.convergeNetwork(ctx, to, nil); err != nil {
 		return err
 	}
-	return n.c.convergeMembers(ctx, n.id)
+	return n.c.convergeMembers(ctx, n.id, nil)
 }
 
 // specOf is the spec that would make the network as it is.

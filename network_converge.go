@@ -244,8 +244,8 @@ func (c *Controller) onDemand(ctx context.Context, n netdriver.Network, wanted b
 	return c.convergeNetwork(ctx, n, nil)
 }
 
-// convergeMembers converges every sandbox that has an endpoint of a network, after the network changed.
-func (c *Controller) convergeMembers(ctx context.Context, id endpoint.NetworkID) error {
+// convergeMembers converges every sandbox that has an endpoint of a network, after the network changed. seen is as converge has it.
+func (c *Controller) convergeMembers(ctx context.Context, id endpoint.NetworkID, seen *observation) error {
 	in := map[sandbox.ID]bool{}
 	for e, err := range records(ctx, c.o.Run, endpointTable(id)) {
 		if err != nil {
@@ -257,7 +257,7 @@ func (c *Controller) convergeMembers(ctx context.Context, id endpoint.NetworkID)
 	}
 	var errs []error
 	for s := range in {
-		errs = append(errs, c.converge(ctx, s, nil, nil))
+		errs = append(errs, c.converge(ctx, s, nil, seen))
 	}
 	return errors.Join(errs...)
 }
