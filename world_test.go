@@ -171,6 +171,16 @@ func (w *world) network(s sealane.NetworkSpec) sealane.Network {
 	return n
 }
 
+// named looks a network up, as is needed after a restart.
+func (w *world) named(name string) sealane.Network {
+	w.t.Helper()
+	n, err := w.Network(w.t.Context(), name)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return n
+}
+
 // container makes a sandbox with a namespace of ours and an endpoint on each network, and goes with the test.
 func (w *world) container(name string, publish []endpoint.PortBinding, on ...sealane.Network) *container {
 	w.t.Helper()
@@ -316,4 +326,9 @@ func ports(t testing.TB, specs ...string) []endpoint.PortBinding {
 		all = append(all, b)
 	}
 	return all
+}
+
+// sandboxAt is a sandbox in a namespace of somebody else's.
+func sandboxAt(name, path string) sandbox.Spec {
+	return sandbox.Spec{Name: name, Namespace: sandbox.Origin{Path: path}}
 }
