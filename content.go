@@ -55,10 +55,10 @@ func (m *member) doomed(v *content) bool {
 	return m.info.ID != "" && (m.info.Deleting || v.sandbox.Deleting && (m.info.Spec.For == v.id || v.gone))
 }
 
-// placed says that the sandbox has a namespace, or someone who moves links into it.
+// placed says that the sandbox has a namespace, or someone who moves links into it. An unknown one is somewhere.
 func (v *content) placed() bool {
 	o := v.sandbox.Spec.Namespace
-	return v.sandbox.Key != "" || o.Host || o.Foreign
+	return v.sandbox.Key != "" || o.Host || o.Foreign || v.sandbox.Unknown
 }
 
 // enterable says that what the sandbox contains is ours to make.

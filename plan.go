@@ -135,8 +135,9 @@ func (c *Controller) planMember(ctx context.Context, v *content, m *member, port
 
 // planPorts publishes a member's ports when it is its sandbox's gateway, for the families that it is the gateway of.
 func (c *Controller) planPorts(ctx context.Context, v *content, m *member) error {
-	if v.sandbox.Unknown {
-		return nil
+	if v.sandbox.Unknown { // what is published stays so; nobody else is given its ports
+		_, err := c.givePorts(ctx, v, m)
+		return err
 	}
 	four, six := v.gateway(m)
 	if !four && !six {
