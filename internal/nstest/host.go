@@ -52,7 +52,6 @@ func New(t testing.TB, name string) *Host {
 		t.Fatalf("host %s: lo: %v", name, err)
 	}
 	h.BridgeNetfilter(false)
-	h.Sysctl("ipv6/conf/default/addr_gen_mode", "1") // link-local addresses that come late would look like leftovers
 	return h
 }
 
@@ -149,9 +148,11 @@ func Connect(a, b *Host, onA, onB []netip.Prefix) {
 
 func (h *Host) address(link string, prefixes []netip.Prefix) {
 	h.t.Helper()
+	h.Sysctl("ipv6/conf/"+link+"/addr_gen_mode", "1") // a link-local address that comes late would look like a leftover
 	l, err := h.nl.LinkByName(link)
 	if err == nil {
 		err = h.nl.LinkSetUp(l)
+		prefixes = append(prefixes[:len(prefixes):len(prefixes)], linkLocal(l.Attrs().HardwareAddr))
 	}
 	for _, p := range prefixes {
 		if err != nil {
@@ -163,6 +164,13 @@ func (h *Host) address(link string, prefixes []netip.Prefix) {
 	if err != nil {
 		h.t.Fatalf("host %s: addresses of %s: %v", h.Name, link, err)
 	}
+}
+
+// linkLocal is the address that the kernel would make of a MAC (RFC 4291, appendix A). Without one it solicits no neighbours for what it
+// forwards.
+func linkLocal(mac net.HardwareAddr) netip.Prefix {
+	a := [16]byte{0xfe, 0x80, 8: mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]}
+	return netip.PrefixFrom(netip.AddrFrom16(a), 64)
 }
 
 // Route adds a route through a gateway; the zero prefix of a family is the default route.
