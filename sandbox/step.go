@@ -165,7 +165,11 @@ func (l Link) setCommand(have Link) string {
 	if l.Down != have.Down {
 		w = append(w, either(l.Down, "down", "up"))
 	}
-	if l.Master != "" && (l.Port != have.Port) {
+	was := have.Port
+	if l.Master != have.Master {
+		was = Port{} // a new port has the kernel's settings
+	}
+	if l.Master != "" && l.Port != was {
 		w = append(w, "type bridge_slave "+l.Port.String())
 	} else if l.Bridge != nil && (have.Bridge == nil || have.Bridge.NoSnooping != l.Bridge.NoSnooping) {
 		w = append(w, "type bridge mcast_snooping "+either(l.Bridge.NoSnooping, "0", "1"))

@@ -29,6 +29,7 @@ type apply struct {
 	frames  []outgoing       // to be sent after it
 	local   map[string]bool  // silent links that were given a link-local address
 	keeps   map[string]bool  // links that keep the other addresses of a subnet
+	raised  []string         // far ends of veths that came up
 	last    []sandbox.Sysctl // to be set at the end
 	retried map[int]bool     // steps that were done again
 }
@@ -51,7 +52,15 @@ func (a *apply) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	return a.flush(ctx)
+	if err := a.flush(ctx); err != nil {
+		return err
+	}
+	for _, name := range a.raised {
+		if err := settleCarrier(a.inside.route, name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // finish leaves nothing behind, whatever became of the steps.

@@ -2,91 +2,122 @@ package netns_test
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
-	"net"
-	"net/netip"
+	"os"
+	"strings"
 	"testing"
 
 	"github.com/sealane/sealane/internal/nstest"
 	"github.com/sealane/sealane/sandbox"
-	"github.com/sealane/sealane/sandbox/netns"
 )
 
-func provider(t testing.TB, h *nstest.Host, ready int) *netns.Provider {
-	t.Helper()
-	p, err := netns.New(netns.Options{Host: h.Path(), Run: t.TempDir(), Instance: "test", Ready: ready})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { p.Close() })
-	return p
-}
-
-func id() string {
-	var b [32]byte
-	rand.Read(b[:])
-	return hex.EncodeToString(b[:])
-}
-
-func must[T any](t testing.TB) func(T, error) T {
-	return func(v T, err error) T {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return v
-	}
-}
-
-func bridge() sandbox.Config {
-	return sandbox.Config{Links: []sandbox.Link{{
-		Name: "sl-0123456789ab", Owner: "net/1", MTU: 1500, MAC: net.HardwareAddr{2, 0x42, 10, 0, 0, 1}, Silent: true,
-		Bridge: &sandbox.Bridge{NoSnooping: true},
-		Addrs:  []netip.Prefix{netip.MustParsePrefix("10.0.0.1/16"), netip.MustParsePrefix("fd00:1::1/64")},
-	}}}
-}
-
-func endpoint(n int, space string) (host, inside sandbox.Config) {
-	mac := net.HardwareAddr{2, 0x42, 10, 0, byte(n >> 8), byte(n)}
-	host = sandbox.Config{Links: []sandbox.Link{{
-		Name: "sv" + hex.EncodeToString([]byte{0, 0, 0, 0, byte(n >> 8), byte(n)}), Master: "sl-0123456789ab", Owner: "ep/" + hex.EncodeToString([]byte{byte(n >> 8), byte(n)}),
-		MTU: 1500, Silent: true, Veth: &sandbox.Veth{Peer: "eth0", Space: space, MAC: mac},
-	}}}
-	a4 := netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)})
-	a6 := netip.MustParseAddr("fd00:1::").As16()
-	a6[14], a6[15] = byte(n>>8), byte(n)
-	inside = sandbox.Config{
-		Links: []sandbox.Link{{Name: "eth0", MAC: mac, MTU: 1500, Silent: true, Addrs: []netip.Prefix{netip.PrefixFrom(a4, 16), netip.PrefixFrom(netip.AddrFrom16(a6), 64)}}},
-		Routes: []sandbox.Route{
-			{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.0.0.1"), Link: "eth0"},
-			{Dst: netip.MustParsePrefix("::/0"), Via: netip.MustParseAddr("fd00:1::1"), Link: "eth0"},
-		},
-	}
-	return host, inside
-}
-
 func TestAttachAndDetach(t *testing.T) {
+	for _, ready := range []int{0, 2} {
+		r := newRoom(t, ready)
+		r.apply(r.host, "net/1", bridge())
+		for n := 2; n < 6; n++ {
+			sb, name := r.create()
+			outer, inner := endpoint(n, sb.Key())
+			r.change(r.host, "ep/1", sandbox.Config{}, outer)
+			r.change(sb, "sb/1", sandbox.Config{}, inner)
+			r.mustBe(r.host, outer.Links[0].Owner, outer)
+			r.mustBe(sb, "", inner)
+			for _, p := range inner.Links[0].Addrs {
+				r.h.Run("ping", "-c1", "-W2", p.Addr().String())
+			}
+			r.change(r.host, "ep/1", outer, sandbox.Config{})
+			r.remove(name)
+			if _, err := os.Lstat(sb.Key()); !os.IsNotExist(err) {
+				t.Errorf("%s after Remove: %v", sb.Key(), err)
+			}
+		}
+		r.drain()
+		if left := r.h.Run("ip", "-o", "link", "show", "type", "veth"); left != "" {
+			t.Errorf("links left after Drain:\n%s", left)
+		}
+	}
+}
+
+// A port on the bridge hears nothing when another one is attached: at a thousand ports that would be a thousand frames for each.
+func TestAttachIsSilent(t *testing.T) {
+	r := newRoom(t, 0)
+	r.apply(r.host, "net/1", bridge())
+	listener, _ := r.create()
+	outer, inner := endpoint(2, listener.Key())
+	r.apply(r.host, "ep/2", outer)
+	r.apply(listener, "sb/2", inner)
+	before := received(r, listener)
+	var told []string
+	for n := 3; n < 8; n++ {
+		sb, _ := r.create()
+		outer, inner := endpoint(n, sb.Key())
+		r.apply(r.host, "ep/n", outer)
+		r.apply(sb, "sb/n", inner)
+		told = append(told, inner.Links[0].Addrs[1].Addr().String())
+	}
+	// The first report would be due within a jiffy, the repeated one and solicitations within a second; an answered ping comes after them.
+	for _, a := range told {
+		r.h.Run("ping", "-c2", "-i1", "-W2", a)
+	}
+	if now := received(r, listener); now != before {
+		t.Errorf("the listener received:\n%s\nbefore the attaches:\n%s", now, before)
+	}
+}
+
+// received is what eth0 has counted, without the neighbour solicitations for itself: there are none in this test.
+func received(r *room, ns sandbox.Namespace) string {
+	r.Helper()
+	return strings.TrimSpace(r.inside(ns, "cat", "/sys/class/net/eth0/statistics/rx_packets"))
+}
+
+func TestCreateIsIdempotent(t *testing.T) {
+	ctx := context.Background()
+	r := newRoom(t, 0)
+	first, name := r.create()
+	again := must(r.p.Create(ctx, name))(t, closed[sandbox.Namespace])
+	if first.Cookie() != again.Cookie() || first.Key() != again.Key() || first.Cookie() == 0 || first.Cookie() == r.host.Cookie() {
+		t.Errorf("created %d at %s, then %d at %s; the host is %d", first.Cookie(), first.Key(), again.Cookie(), again.Key(), r.host.Cookie())
+	}
+	opened := r.open(sandbox.Origin{Path: first.Key()})
+	if opened.Cookie() != first.Cookie() {
+		t.Errorf("opened %d, want %d", opened.Cookie(), first.Cookie())
+	}
+	r.remove(name)
+	r.remove(name)
+	if _, err := again.Apply(ctx, "sb/1", sandbox.Config{}, sandbox.Config{Sysctls: []sandbox.Sysctl{{Key: "core/somaxconn", Value: "99"}}}); err == nil {
+		t.Error("applied in a namespace that was removed")
+	}
+}
+
+// The file of a namespace whose maker died in the middle leads nowhere, or to something that is no namespace.
+func TestCreateMendsWhatACrashLeft(t *testing.T) {
 	ctx := context.Background()
 	h := nstest.New(t, "h")
-	nstest.MustNotLeak(t)
-	h.MustReturn()
 	p := provider(t, h, 0)
-	host := must[sandbox.Namespace](t)(p.Open(ctx, sandbox.Origin{Host: true}))
-	net := must[sandbox.Config](t)(host.Apply(ctx, "net/1", sandbox.Config{}, bridge()))
-	key := id()
-	sb := must[sandbox.Namespace](t)(p.Create(ctx, key))
-	outer, inner := endpoint(2, sb.Key())
-	must[sandbox.Config](t)(host.Apply(ctx, "ep/0002", sandbox.Config{}, outer))
-	must[sandbox.Config](t)(sb.Apply(ctx, "sb/1", sandbox.Config{}, inner))
-	for _, a := range []string{"10.0.0.2", "fd00:1::2"} {
-		h.Run("ping", "-c1", "-W2", a)
+	ns := must(p.Create(ctx, "ab"))(t, closed[sandbox.Namespace])
+	dir := strings.TrimSuffix(ns.Key(), "/netns/ab")
+	for name, target := range map[string]string{"ac": "../mounts/none", "ad": "../mounts/plain"} {
+		if err := os.Symlink(target, dir+"/netns/"+name); err != nil {
+			t.Fatal(err)
+		}
 	}
-	t.Log(h.Run("ip", "-d", "link", "show", "sv000000000002"))
-	t.Log(h.Run("nsenter", "--net="+sb.Key(), "ip", "-d", "addr"))
-	must[sandbox.Config](t)(host.Apply(ctx, "ep/0002", outer, sandbox.Config{}))
-	if err := p.Remove(ctx, key); err != nil {
+	if err := os.WriteFile(dir+"/mounts/plain", nil, 0o444); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"ac", "ad"} {
+		ns := must(p.Create(ctx, name))(t, closed[sandbox.Namespace])
+		if _, err := ns.Observe(ctx); err != nil {
+			t.Error(err)
+		}
+	}
+	if got, err := p.List(ctx); err != nil || len(got) != 3 {
+		t.Errorf("listed %v, %v", got, err)
+	}
+	for _, name := range []string{"ab", "ac", "ad"} {
+		if err := p.Remove(ctx, name); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := p.Drain(ctx); err != nil {
 		t.Error(err)
 	}
-	must[sandbox.Config](t)(host.Apply(ctx, "net/1", net, sandbox.Config{}))
 }

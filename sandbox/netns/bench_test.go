@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"os"
 	"slices"
 	"testing"
 	"time"
@@ -99,28 +98,12 @@ type yard struct {
 
 func newYard(tb testing.TB, ready int) *yard {
 	h := nstest.New(tb, "h")
-	dir, err := os.MkdirTemp("/dev/shm", "netns") // a run directory is on a tmpfs
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { os.RemoveAll(dir) })
-	p, err := netns.New(netns.Options{Host: h.Path(), Run: dir, Instance: "test", Ready: ready})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { p.Close() })
+	p := provider(tb, h, ready)
 	y := &yard{tb: tb, p: p, next: 2}
-	y.host = must[sandbox.Namespace](tb)(p.Open(context.Background(), sandbox.Origin{Host: true}))
-	must[sandbox.Config](tb)(y.host.Apply(context.Background(), "net/1", sandbox.Config{}, bridge()))
-	if y.raw, err = nlmsg.Open(h.Path(), unix.NETLINK_ROUTE); err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { y.raw.Close() })
-	l, err := h.Netlink().LinkByName("sl-0123456789ab")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	y.bridge = uint32(l.Attrs().Index)
+	y.host = must(p.Open(context.Background(), sandbox.Origin{Host: true}))(tb)
+	must(y.host.Apply(context.Background(), "net/1", sandbox.Config{}, bridge()))(tb)
+	y.raw = must(nlmsg.Open(h.Path(), unix.NETLINK_ROUTE))(tb, closed[*nlmsg.Socket])
+	y.bridge = uint32(must(h.Netlink().LinkByName(bridgeName))(tb).Attrs().Index)
 	return y
 }
 
@@ -135,16 +118,16 @@ func (y *yard) attach() attached {
 	ctx := context.Background()
 	y.next++
 	a := attached{id: id()}
-	a.ns = must[sandbox.Namespace](y.tb)(y.p.Create(ctx, a.id))
+	a.ns = must(y.p.Create(ctx, a.id))(y.tb)
 	outer, inner := endpoint(y.next, a.ns.Key())
-	a.outer = must[sandbox.Config](y.tb)(y.host.Apply(ctx, outer.Links[0].Owner, sandbox.Config{}, outer))
-	must[sandbox.Config](y.tb)(a.ns.Apply(ctx, "sb/"+a.id, sandbox.Config{}, inner))
+	a.outer = must(y.host.Apply(ctx, outer.Links[0].Owner, sandbox.Config{}, outer))(y.tb)
+	must(a.ns.Apply(ctx, "sb/"+a.id, sandbox.Config{}, inner))(y.tb)
 	return a
 }
 
 func (y *yard) detach(a attached) {
 	ctx := context.Background()
-	must[sandbox.Config](y.tb)(y.host.Apply(ctx, a.outer.Links[0].Owner, a.outer, sandbox.Config{}))
+	must(y.host.Apply(ctx, a.outer.Links[0].Owner, a.outer, sandbox.Config{}))(y.tb)
 	if err := y.p.Remove(ctx, a.id); err != nil {
 		y.tb.Fatal(err)
 	}

@@ -31,7 +31,7 @@ type sockets struct {
 	silent        bool          // the table that drops reports is there
 }
 
-func (s sockets) close() error {
+func (s *sockets) close() error {
 	var errs []error
 	for _, one := range []*nlmsg.Socket{s.route, s.filter} {
 		if one != nil {
@@ -59,10 +59,11 @@ func (p *Provider) create(ctx context.Context, id string) (*Namespace, error) {
 		return nil, err
 	}
 	if _, err := os.Readlink(path); err == nil {
-		if n, err := p.reopen(path); err == nil || !errdefs.IsNotFound(err) {
+		n, err := p.reopen(path)
+		if !errdefs.IsNotFound(err) && !errdefs.IsInvalidArgument(err) {
 			return n, err
 		}
-		if err := os.Remove(path); err != nil { // it leads nowhere
+		if err := p.remove(path); err != nil { // it leads nowhere: somebody unmounted it
 			return nil, err
 		}
 	}

@@ -1,6 +1,7 @@
 package netns
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"strings"
@@ -45,48 +46,65 @@ func (a *apply) setLink(ctx context.Context, l, have sandbox.Link) error {
 	return a.moveLinkLocal(ctx, l, have)
 }
 
-// configure changes a link that looks like have: what a creating message cannot carry, and every later change.
+// configure changes a link that looks like have: what a creating message cannot carry, and every later change. The kernel raises a link
+// before it sets how addresses are made, and takes a port's settings only for a port that is one already, so either may need a message
+// before.
 func (a *apply) configure(ctx context.Context, l, have sandbox.Link) error {
 	b := &a.batch
-	var master uint32
-	if l.Master != have.Master && l.Master != "" {
-		var err error
-		if master, err = a.index(ctx, l.Master); err != nil {
-			return err
-		}
-	}
 	var flags, change uint32
 	if l.Down != have.Down {
 		change = unix.IFF_UP
 		if !l.Down {
 			flags = unix.IFF_UP
+			if isFar(l) {
+				a.raised = append(a.raised, l.Name)
+			}
 		}
 	}
-	if flags != 0 && l.Veth == nil && l.Silent != have.Silent {
-		// The kernel raises before it sets the mode. A veth has no carrier yet, so there it does no harm.
+	if flags != 0 && l.Silent != have.Silent && l.Veth == nil { // a veth has no carrier yet, so there it does no harm
 		beginLink(b, unix.RTM_NEWLINK, 0, 0, 0, 0)
 		b.String(unix.IFLA_IFNAME, l.Name)
 		a.addrGen(l, have)
 		b.End()
 		have.Silent = l.Silent
 	}
+	if l.Master != have.Master {
+		if err := a.enslave(ctx, l); err != nil {
+			return err
+		}
+		have.Port = sandbox.Port{}
+	}
 	beginLink(b, unix.RTM_NEWLINK, 0, 0, flags, change)
 	b.String(unix.IFLA_IFNAME, l.Name)
 	if l.MTU != have.MTU && l.MTU != 0 {
 		b.Uint32(unix.IFLA_MTU, uint32(l.MTU))
 	}
-	if len(l.MAC) != 0 && l.MAC.String() != have.MAC.String() {
+	if len(l.MAC) != 0 && !bytes.Equal(l.MAC, have.MAC) {
 		b.Attr(unix.IFLA_ADDRESS, l.MAC)
-	}
-	if l.Master != have.Master {
-		b.Uint32(unix.IFLA_MASTER, master)
 	}
 	if l.Owner != have.Owner {
 		b.Attr(unix.IFLA_IFALIAS, []byte(a.ns.p.alias(l.Owner)))
 		b.Uint32(unix.IFLA_GROUP, 0)
 	}
 	a.addrGen(l, have)
-	a.port(l, have)
+	a.linkInfo(l, have)
+	b.End()
+	return nil
+}
+
+// enslave puts a link on its bridge, or off all.
+func (a *apply) enslave(ctx context.Context, l sandbox.Link) error {
+	var master uint32
+	if l.Master != "" {
+		var err error
+		if master, err = a.index(ctx, l.Master); err != nil {
+			return err
+		}
+	}
+	b := &a.batch
+	beginLink(b, unix.RTM_NEWLINK, 0, 0, 0, 0)
+	b.String(unix.IFLA_IFNAME, l.Name)
+	b.Uint32(unix.IFLA_MASTER, master)
 	b.End()
 	return nil
 }
@@ -110,22 +128,29 @@ func (a *apply) addrGen(l, have sandbox.Link) {
 
 const minMTU6 = 1280 // IPV6_MIN_MTU
 
-// port writes the settings of a bridge port.
-func (a *apply) port(l, have sandbox.Link) {
-	if l.Master == "" || l.Port == have.Port {
+// linkInfo writes the settings of a bridge, or of a port of one.
+func (a *apply) linkInfo(l, have sandbox.Link) {
+	b, p := &a.batch, l.Port
+	switch {
+	case l.Bridge != nil && have.Bridge != nil && *l.Bridge != *have.Bridge:
+		b.Nest(unix.IFLA_LINKINFO)
+		b.String(unix.IFLA_INFO_KIND, "bridge")
+		b.Nest(unix.IFLA_INFO_DATA)
+		b.Uint8(unix.IFLA_BR_MCAST_SNOOPING, flag(!l.Bridge.NoSnooping))
+	case l.Master != "" && p != have.Port:
+		b.Nest(unix.IFLA_LINKINFO)
+		b.String(unix.IFLA_INFO_SLAVE_KIND, "bridge")
+		b.Nest(unix.IFLA_INFO_SLAVE_DATA)
+		b.Uint8(unix.IFLA_BRPORT_ISOLATED, flag(p.Isolated))
+		b.Uint8(unix.IFLA_BRPORT_MODE, flag(p.Hairpin))
+		b.Uint8(unix.IFLA_BRPORT_UNICAST_FLOOD, flag(!p.NoFlood))
+		b.Uint8(unix.IFLA_BRPORT_MCAST_FLOOD, flag(!p.NoFlood))
+		b.Uint8(unix.IFLA_BRPORT_BCAST_FLOOD, flag(!p.NoFlood))
+		b.Uint8(unix.IFLA_BRPORT_LEARNING, flag(!p.NoLearning))
+		b.Uint8(unix.IFLA_BRPORT_NEIGH_SUPPRESS, flag(p.ProxyARP))
+	default:
 		return
 	}
-	b, p := &a.batch, l.Port
-	b.Nest(unix.IFLA_LINKINFO)
-	b.String(unix.IFLA_INFO_SLAVE_KIND, "bridge")
-	b.Nest(unix.IFLA_INFO_SLAVE_DATA)
-	b.Uint8(unix.IFLA_BRPORT_ISOLATED, flag(p.Isolated))
-	b.Uint8(unix.IFLA_BRPORT_MODE, flag(p.Hairpin))
-	b.Uint8(unix.IFLA_BRPORT_UNICAST_FLOOD, flag(!p.NoFlood))
-	b.Uint8(unix.IFLA_BRPORT_MCAST_FLOOD, flag(!p.NoFlood))
-	b.Uint8(unix.IFLA_BRPORT_BCAST_FLOOD, flag(!p.NoFlood))
-	b.Uint8(unix.IFLA_BRPORT_LEARNING, flag(!p.NoLearning))
-	b.Uint8(unix.IFLA_BRPORT_NEIGH_SUPPRESS, flag(p.ProxyARP))
 	b.EndNest()
 	b.EndNest()
 }

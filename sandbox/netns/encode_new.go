@@ -69,6 +69,9 @@ func (a *apply) addVeth(ctx context.Context, l sandbox.Link) error {
 	if err := sandbox.CheckLinkName(l.Veth.Peer); err != nil {
 		return err
 	}
+	if err := a.free(ctx, l); err != nil {
+		return err
+	}
 	var master uint32
 	var space int
 	var err error

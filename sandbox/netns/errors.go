@@ -27,6 +27,9 @@ func explain(s sandbox.Step, err error) error {
 	if errors.Is(err, unix.EXFULL) && s.Link.Master != "" {
 		return fmt.Errorf("%s: %w: bridge %s is full (1,023 ports)", what, errdefs.ErrResourceExhausted, s.Link.Master)
 	}
+	if errors.Is(err, unix.EOPNOTSUPP) && s.Link.Master != "" {
+		return fmt.Errorf("%s: %w: %s is no bridge, or one that does not take it: %w", what, errdefs.ErrInvalidArgument, s.Link.Master, err)
+	}
 	if errors.Is(err, unix.EEXIST) && s.Link.Veth != nil {
 		return fmt.Errorf("%s: %w: the name, or %s at its other end, is taken", what, errdefs.ErrAlreadyExists, s.Link.Veth.Peer)
 	}

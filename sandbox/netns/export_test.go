@@ -6,3 +6,6 @@ func (p *Provider) Kept() int {
 	defer p.ready.mu.Unlock()
 	return len(p.ready.spaces)
 }
+
+// MakingGroup is the group of links that are being made.
+func (p *Provider) MakingGroup() uint32 { return p.groups.making }

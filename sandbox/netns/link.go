@@ -16,7 +16,8 @@ const skipStats = 1 << 3
 // seen is a link as the kernel tells of it.
 type seen struct {
 	index, flags, group, mtu uint32
-	master, link             uint32 // indexes
+	master, link             uint32 // indexes; link is in the namespace with number space, if that is told
+	space                    []byte
 	name, alias, kind, ports string // ports is the kind of master it is a port of
 	mac                      net.HardwareAddr
 	genMode                  byte   // how link-local addresses are made
@@ -43,6 +44,27 @@ func look(s *nlmsg.Socket, index uint32, name string) (seen, error) {
 		return seen{}, fmt.Errorf("look at link %s: %w", name, err)
 	}
 	return found, nil
+}
+
+// settleCarrier has the kernel finish what it puts off when a veth is raised: until then both ends drop what is sent. It does so for a
+// link that it is asked about (from 6.8 on; before, a worker of its own is done within a millisecond or so). The far side may be in any
+// namespace.
+func settleCarrier(s *nlmsg.Socket, name string) error {
+	l, err := look(s, 0, name)
+	if err != nil || l.kind != "veth" {
+		return err
+	}
+	var b nlmsg.Batch
+	beginLink(&b, unix.RTM_GETLINK, unix.NLM_F_ACK, l.link, 0, 0)
+	if l.space != nil {
+		b.Attr(unix.IFLA_TARGET_NETNSID, l.space)
+	}
+	b.Uint32(unix.IFLA_EXT_MASK, skipStats)
+	b.End()
+	if err := s.Do(&b, nil); err != nil {
+		return fmt.Errorf("look at the other end of %s: %w", name, err)
+	}
+	return nil
 }
 
 // listLinks asks for all links.
@@ -83,6 +105,8 @@ func parseLink(p []byte) seen {
 			l.master = number(v)
 		case unix.IFLA_LINK:
 			l.link = number(v)
+		case unix.IFLA_LINK_NETNSID:
+			l.space = slices.Clone(v)
 		case unix.IFLA_ADDRESS:
 			l.mac = slices.Clone(v)
 		case unix.IFLA_LINKINFO:

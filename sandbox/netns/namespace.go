@@ -32,7 +32,10 @@ func (n *Namespace) Key() string { return n.key }
 func (n *Namespace) Cookie() uint64 { return n.cookie }
 
 // Close lets go of it. It lives on.
-func (n *Namespace) Close() error { return n.takeFirst().close() }
+func (n *Namespace) Close() error {
+	s := n.takeFirst()
+	return s.close()
+}
 
 func (n *Namespace) takeFirst() sockets {
 	n.mu.Lock()

@@ -100,7 +100,7 @@ func (p *Provider) open(o Options) error {
 		return err
 	}
 	p.reaper = newReaper(p.groups, grave)
-	if err := p.sweep(); err != nil {
+	if err := errors.Join(p.sweep(), p.exhume()); err != nil {
 		return err
 	}
 	p.ready = newReady(o.Ready, p.readySpace)

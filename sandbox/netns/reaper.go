@@ -186,6 +186,22 @@ func (r *reaper) delete(g grave) error {
 	return nil
 }
 
+// exhume has links of the host deleted that the last process of this run directory had given up.
+func (p *Provider) exhume() error {
+	links, err := listLinks(p.sock)
+	if err != nil {
+		return err
+	}
+	found := map[grave]bool{}
+	for _, l := range links {
+		if g := (grave{group: l.group}); p.groups.isDead(l.group) && !found[g] {
+			found[g] = true
+			p.reaper.bury(g)
+		}
+	}
+	return nil
+}
+
 // unmount removes a mounted namespace's file; the namespace ends when nobody else holds it.
 func unmount(path string) error {
 	err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)

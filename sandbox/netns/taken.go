@@ -10,6 +10,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// free makes sure that nobody has the name of a link whose second message goes out with the one that makes it: that message would change
+// whatever is there.
+func (a *apply) free(ctx context.Context, l sandbox.Link) error {
+	if _, err := a.index(ctx, l.Name); err != nil {
+		return nil
+	}
+	if err := a.flush(ctx); err != nil {
+		return err
+	}
+	_, err := a.clear(ctx, l)
+	return err
+}
+
 // clear deals with what has the name of a link that is to be made: a link given up that is not gone yet, or what an Apply that died left.
 // again says that the name is free now. Without error and again, what is there is ours and can stay. AlreadyExists when it is not ours.
 func (a *apply) clear(ctx context.Context, l sandbox.Link) (again bool, err error) {
