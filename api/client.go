@@ -56,7 +56,7 @@ func (c *Client) CreateNetwork(ctx context.Context, n NetworkSpec) (Created, err
 
 // UpdateNetwork changes labels and options of a network.
 func (c *Client) UpdateNetwork(ctx context.Context, ref string, change NetworkChange) error {
-	_, err := post[nothing](ctx, c, path("networks", ref, "update"), change)
+	_, err := post[done](ctx, c, path("networks", ref, "update"), change)
 	return err
 }
 
@@ -72,13 +72,13 @@ func (c *Client) PruneNetworks(ctx context.Context, f Filters) (Pruned, error) {
 
 // Connect puts a sandbox on a network.
 func (c *Client) Connect(ctx context.Context, network string, how Connection) error {
-	_, err := post[nothing](ctx, c, path("networks", network, "connect"), how)
+	_, err := post[done](ctx, c, path("networks", network, "connect"), how)
 	return err
 }
 
 // Disconnect takes a sandbox off a network.
 func (c *Client) Disconnect(ctx context.Context, network string, how Disconnection) error {
-	_, err := post[nothing](ctx, c, path("networks", network, "disconnect"), how)
+	_, err := post[done](ctx, c, path("networks", network, "disconnect"), how)
 	return err
 }
 

@@ -201,6 +201,16 @@ func about(typ string) criterion[Event] {
 	}
 }
 
+// learn adds the id of what is new under a name that is filtered by: what happens to it is told by id.
+func (f Filters) learn(e Event) {
+	for _, key := range []string{"network", "sandbox", "container"} {
+		isIts := e.Type == key || key == "container" && e.Type == "sandbox"
+		if isIts && e.Action == "create" && slices.Contains(f[key], e.Actor.Attributes["name"]) {
+			f[key] = append(f[key], e.Actor.ID)
+		}
+	}
+}
+
 // query is filters as they stand in a URL; "" none.
 func (f Filters) query() string {
 	if len(f) == 0 {

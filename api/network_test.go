@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -197,5 +198,28 @@ func TestConnectAndDisconnect(t *testing.T) {
 	}
 	if err := d.RemoveNetwork(ctx, "blue", false); err != nil {
 		t.Error(err)
+	}
+}
+
+// Of many who want one name exactly one gets it, and the others are told who that is.
+func TestOneNameOnce(t *testing.T) {
+	d, ctx := start(t), t.Context()
+	const many = 50
+	ids, errs := make(chan string, many), make(chan error, many)
+	for range many {
+		go func() {
+			made, err := d.CreateNetwork(ctx, NetworkSpec{Name: "blue"})
+			if err != nil {
+				errs <- err
+				return
+			}
+			ids <- made.ID
+		}()
+	}
+	id := <-ids
+	for range many - 1 {
+		if err := <-errs; kindOf(err).name != "AlreadyExists" || !strings.Contains(err.Error(), id) {
+			t.Errorf("want AlreadyExists by %s, not %v", id, err)
+		}
 	}
 }

@@ -190,7 +190,7 @@ func hostsOf(b endpoint.PortBinding, four, six bool) []netip.Addr {
 		return []netip.Addr{b.Host}
 	}
 	var hosts []netip.Addr
-	if four {
+	if four || !six { // of one that was found running the addresses may not be known
 		hosts = append(hosts, netip.IPv4Unspecified())
 	}
 	if six {

@@ -100,10 +100,14 @@ type call struct {
 	force   bool
 }
 
-// nothing is the body of requests and replies that have none.
-type nothing struct{}
+// nothing is the body of requests that have none, and of replies with status 204; done that of replies with status 200, as Docker has it
+// where something was changed and not removed.
+type (
+	nothing struct{}
+	done    struct{}
+)
 
-// route serves one function. In nothing: the body of the request is not read. Out nothing: the reply is 204 without a body.
+// route serves one function. In nothing: the body of the request is not read.
 func route[In, Out any](s *Server, pattern string, do func(context.Context, call, In) (Out, error)) {
 	var method, path string
 	fmt.Sscan(pattern, &method, &path)
@@ -117,6 +121,8 @@ func route[In, Out any](s *Server, pattern string, do func(context.Context, call
 		switch any(out).(type) {
 		case nothing:
 			w.WriteHeader(http.StatusNoContent)
+		case done:
+			w.WriteHeader(http.StatusOK)
 		case Created:
 			s.reply(w, http.StatusCreated, out)
 		default:

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -74,12 +75,9 @@ func (s *Server) findEndpoint(ctx context.Context, ref string) (member, error) {
 
 // resolved adds to filters by network and by sandbox the ids that the values mean.
 func (s *Server) resolved(ctx context.Context, f Filters) (Filters, error) {
-	if len(f) == 0 {
-		return f, nil
-	}
 	r := Filters{}
 	for key, values := range f {
-		r[key] = values
+		r[key] = slices.Clone(values)
 		for _, value := range values {
 			var id string
 			switch key {
@@ -97,7 +95,7 @@ func (s *Server) resolved(ctx context.Context, f Filters) (Filters, error) {
 				}
 			}
 			if id != "" {
-				r[key] = append(r[key][:len(r[key]):len(r[key])], id)
+				r[key] = append(r[key], id)
 			}
 		}
 	}

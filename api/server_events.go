@@ -47,6 +47,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		event := eventOf(e)
+		filters.learn(event)
 		if ok, err := chooses.match(filters, event); err != nil || !ok {
 			continue
 		}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -69,6 +70,7 @@ func (s *Server) listNetworks(ctx context.Context, endpoints bool) ([]Network, e
 		}
 		all = append(all, n)
 	}
+	slices.SortFunc(all, func(a, b Network) int { return cmp.Compare(a.Name, b.Name) })
 	return all, nil
 }
 
@@ -125,12 +127,12 @@ func (s *Server) createNetwork(ctx context.Context, _ call, in NetworkSpec) (Cre
 	return Created{ID: string(net.ID())}, nil
 }
 
-func (s *Server) updateNetwork(ctx context.Context, c call, in NetworkChange) (nothing, error) {
+func (s *Server) updateNetwork(ctx context.Context, c call, in NetworkChange) (done, error) {
 	net, err := s.ctl.Network(ctx, c.ref)
 	if err != nil {
-		return nothing{}, err
+		return done{}, err
 	}
-	return nothing{}, net.Update(ctx, func(n *sealane.NetworkSpec) error {
+	return done{}, net.Update(ctx, func(n *sealane.NetworkSpec) error {
 		n.Options, n.Labels = overlaid(n.Options, in.Options), overlaid(n.Labels, in.Labels)
 		return nil
 	})
@@ -196,31 +198,31 @@ func (s *Server) pruneNetworks(ctx context.Context, c call, _ nothing) (Pruned, 
 	return done, nil
 }
 
-func (s *Server) connect(ctx context.Context, c call, in Connection) (nothing, error) {
+func (s *Server) connect(ctx context.Context, c call, in Connection) (done, error) {
 	spec, err := in.EndpointConfig.spec()
 	if err != nil {
-		return nothing{}, err
+		return done{}, err
 	}
 	net, err := s.ctl.Network(ctx, c.ref)
 	if err != nil {
-		return nothing{}, err
+		return done{}, err
 	}
 	sb, r, err := s.findSandbox(ctx, in.Container)
 	if err != nil {
-		return nothing{}, err
+		return done{}, err
 	}
 	members, err := s.members(ctx, sb.ID())
 	if err != nil {
-		return nothing{}, err
+		return done{}, err
 	}
 	for _, m := range members {
 		if m.network.ID == net.ID() {
-			return nothing{}, fmt.Errorf("connect sandbox %s to network %s: %w: it is on it by endpoint %s", r.Spec.Name, m.network.Name,
+			return done{}, fmt.Errorf("connect sandbox %s to network %s: %w: it is on it by endpoint %s", r.Spec.Name, m.network.Name,
 				errdefs.ErrAlreadyExists, m.endpoint.ID)
 		}
 	}
 	portsWanted(members).put(&spec)
-	return nothing{}, s.attach(ctx, net, sb, r.Spec.Name, spec)
+	return done{}, s.attach(ctx, net, sb, r.Spec.Name, spec)
 }
 
 // attach makes an endpoint for a sandbox and joins it, or neither.
@@ -242,28 +244,28 @@ func (s *Server) attach(ctx context.Context, net sealane.Network, sb sandbox.San
 	return err
 }
 
-func (s *Server) disconnect(ctx context.Context, c call, in Disconnection) (nothing, error) {
+func (s *Server) disconnect(ctx context.Context, c call, in Disconnection) (done, error) {
 	net, err := s.ctl.Network(ctx, c.ref)
 	if err != nil {
-		return nothing{}, err
+		return done{}, err
 	}
 	e, err := s.connection(ctx, net, in)
 	if err != nil {
-		return nothing{}, err
+		return done{}, err
 	}
 	ep, err := net.Endpoint(ctx, string(e.ID))
 	if err != nil {
-		return nothing{}, err
+		return done{}, err
 	}
 	if in.Force {
-		return nothing{}, ep.Forget(ctx)
+		return done{}, ep.Forget(ctx)
 	}
 	if e.Sandbox != "" { // else an earlier call got as far as this
 		if err := ep.Leave(ctx); err != nil {
-			return nothing{}, err
+			return done{}, err
 		}
 	}
-	return nothing{}, ep.Delete(ctx)
+	return done{}, ep.Delete(ctx)
 }
 
 // connection finds the endpoint by which a sandbox is on a network. By force also one whose sandbox is gone, by its own name.

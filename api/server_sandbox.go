@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,7 @@ func (s *Server) sandboxes(ctx context.Context, c call, _ nothing) ([]Sandbox, e
 		}
 		all = append(all, sandboxOf(r, of[r.ID]))
 	}
+	slices.SortFunc(all, func(a, b Sandbox) int { return cmp.Compare(a.Name, b.Name) })
 	return choose(sandboxSelector(), c.filters, all)
 }
 

@@ -190,12 +190,12 @@ func TestEvents(t *testing.T) {
 // A filter may name what it means in any way, before and after it is told in events.
 func TestEventsOfOneSandbox(t *testing.T) {
 	d, ctx := start(t), t.Context()
-	web := d.sandbox(t, SandboxSpec{Name: "web"})
-	d.sandbox(t, SandboxSpec{Name: "db"})
 	events, err := d.Events(ctx, Filters{"sandbox": {"web"}})
 	if err != nil {
 		t.Fatal(err)
 	}
+	web := d.sandbox(t, SandboxSpec{Name: "web"})
+	d.sandbox(t, SandboxSpec{Name: "db"})
 	for _, name := range []string{"db", "web"} {
 		if err := d.RemoveSandbox(ctx, name, false); err != nil {
 			t.Fatal(err)
@@ -210,11 +210,11 @@ func TestEventsOfOneSandbox(t *testing.T) {
 			t.Errorf("not of web: %+v", e)
 		}
 		actions = append(actions, e.Type+" "+e.Action)
-		if e.Type == "sandbox" {
+		if e.Action == "destroy" {
 			break
 		}
 	}
-	if got := strings.Join(actions, ", "); got != "network disconnect, sandbox destroy" {
+	if got := strings.Join(actions, ", "); got != "sandbox create, network connect, network disconnect, sandbox destroy" {
 		t.Error(got)
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -106,25 +107,24 @@ func (d *daemon) openStores(context.Context) error {
 		return err
 	}
 	d.options.Run, d.options.Root, d.options.Quarantined = run, root, d.lost
-	if d.host, err = keep(filepath.Join(d.root, "host"), randomID()); err != nil {
+	kept, err := readLine(d.instanceFile())
+	if err != nil {
 		return err
 	}
-	asked := d.instance
-	if d.instance, err = keep(filepath.Join(d.root, "instance"), orDefault(asked)); err != nil {
-		return err
+	if kept != "" && d.instance != "" && kept != d.instance {
+		return fmt.Errorf("--instance %s: %w: %s is of instance %s", d.instance, errdefs.ErrFailedPrecondition, d.root, kept)
 	}
-	if asked != "" && asked != d.instance {
-		return fmt.Errorf("--instance %s: %w: %s is of instance %s", asked, errdefs.ErrFailedPrecondition, d.root, d.instance)
+	d.instance = cmp.Or(kept, d.instance, "sealane")
+	hostFile := filepath.Join(d.root, "host")
+	if d.host, err = readLine(hostFile); err == nil && d.host == "" {
+		d.host = randomID()
+		err = writeLine(hostFile, d.host)
 	}
-	return nil
+	return err
 }
 
-func orDefault(instance string) string {
-	if instance == "" {
-		return "sealane"
-	}
-	return instance
-}
+// instanceFile says whose marks the kernel has that belong to the root directory.
+func (d *daemon) instanceFile() string { return filepath.Join(d.root, "instance") }
 
 // openStore opens the store of a directory. One that is damaged is put aside and told, so that what runs can be taken over.
 func (d *daemon) openStore(dir string, o bolt.Options) (*bolt.Store, error) {
@@ -153,20 +153,22 @@ func (d *daemon) openStore(dir string, o bolt.Options) (*bolt.Store, error) {
 	return store, nil
 }
 
-// keep reads a line from a file, which at first is made with the one given.
-func keep(path, first string) (string, error) {
+// readLine reads a file of one line; "" when there is none.
+func readLine(path string) (string, error) {
 	text, err := os.ReadFile(path)
-	if line := strings.TrimSpace(string(text)); err == nil && line != "" {
-		return line, nil
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", err
-	}
+	return strings.TrimSpace(string(text)), err
+}
+
+// writeLine writes a file of one line, all of it or nothing.
+func writeLine(path, line string) error {
 	const unfinished = ".new"
-	if err := os.WriteFile(path+unfinished, []byte(first+"\n"), 0o600); err != nil {
-		return "", err
+	if err := os.WriteFile(path+unfinished, []byte(line+"\n"), 0o600); err != nil {
+		return err
 	}
-	return first, os.Rename(path+unfinished, path)
+	return os.Rename(path+unfinished, path)
 }
 
 func randomID() string {
@@ -191,12 +193,15 @@ func (d *daemon) openRooms(context.Context) error {
 		}
 	}
 	spaces, err := netns.New(netns.Options{Run: d.run, Instance: d.instance, Ready: readyNamespaces})
+	if errdefs.IsFailedPrecondition(err) {
+		return fmt.Errorf("%w: give this one another --instance, with directories of its own", err)
+	}
 	if err != nil {
 		return err
 	}
 	d.closing(spaces.Close)
 	d.options.Spaces = spaces
-	return nil
+	return writeLine(d.instanceFile(), d.instance)
 }
 
 // openController restores. When it returns what the records say is so.

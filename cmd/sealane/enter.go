@@ -52,17 +52,8 @@ func (p place) enter() error {
 			return err
 		}
 	}
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return fmt.Errorf("mount namespace: %w", err)
-	}
-	// What is mounted from here on is seen by the command only; what the host mounts, by both.
-	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
-		return fmt.Errorf("mount namespace: %w", err)
-	}
-	for _, name := range []string{"hosts", "hostname", "resolv.conf"} {
-		if err := cover(filepath.Join("/etc", name), filepath.Join(p.files, name)); err != nil {
-			return err
-		}
+	if err := p.cover(); err != nil {
+		return err
 	}
 	if p.hostname == "" {
 		return nil
@@ -89,17 +80,33 @@ func setns(path string) error {
 	return nil
 }
 
-// cover lets a file be seen under another name, if both are there.
-func cover(name, by string) error {
-	if _, err := os.Stat(by); errors.Is(err, os.ErrNotExist) {
+// cover lets the sandbox's files be seen in the place of the host's, in a mount namespace for the command alone. Where there are none it
+// stays in the caller's.
+func (p place) cover() error {
+	var there []string
+	for _, name := range []string{"hosts", "hostname", "resolv.conf"} {
+		if _, err := os.Stat(filepath.Join(p.files, name)); err == nil {
+			there = append(there, name)
+		} else if !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	if len(there) == 0 {
 		return nil
 	}
-	err := unix.Mount(by, name, "", unix.MS_BIND, "")
-	if errors.Is(err, unix.ENOENT) { // a host without the file
-		return nil
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("mount namespace: %w", err)
 	}
-	if err != nil {
-		return &os.PathError{Op: "mount", Path: name, Err: err}
+	// What is mounted from here on is seen by the command only; what the host mounts, by both.
+	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("mount namespace: %w", err)
+	}
+	for _, name := range there {
+		target := filepath.Join("/etc", name)
+		err := unix.Mount(filepath.Join(p.files, name), target, "", unix.MS_BIND, "")
+		if err != nil && !errors.Is(err, unix.ENOENT) { // a host may be without the file
+			return &os.PathError{Op: "mount", Path: target, Err: err}
+		}
 	}
 	return nil
 }

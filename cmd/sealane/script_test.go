@@ -65,7 +65,7 @@ func fetch() {
 //	serve [ARG…]        start a daemon with the directories $D/run and $D/root and wait until it is ready; ! serve: it must refuse
 //	sl ARG…             sealane --run $D/run ARG…
 //	exits N CMD ARG…    the exit status is N
-//	stop, kill9         end the daemon by SIGTERM, which must give status 0, or by SIGKILL
+//	halt, kill9         end the daemon by SIGTERM, which must give status 0, or by SIGKILL
 //	raw METHOD PATH [BODY]   a request by hand: prints the status and the body
 //	until CMD ARG…      again until it succeeds, at most 10 seconds
 //	damage FILE         flip bits in each sector
@@ -77,7 +77,7 @@ func TestScripts(t *testing.T) {
 		UpdateScripts: os.Getenv("UPDATE") != "",
 		Setup:         setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"serve": serveScript, "sl": sl, "exits": exits, "stop": stop, "kill9": kill9, "raw": raw, "until": until, "damage": damage,
+			"serve": serveScript, "sl": sl, "exits": exits, "halt": halt, "kill9": kill9, "raw": raw, "until": until, "damage": damage,
 			"signal": signalBackground, "signal-daemon": signalDaemon, "notified": notified,
 		},
 	})
@@ -189,7 +189,7 @@ func end(ts *testscript.TestScript, sig unix.Signal) error {
 	return p.kill(sig)
 }
 
-func stop(ts *testscript.TestScript, _ bool, _ []string) { ts.Check(end(ts, unix.SIGTERM)) }
+func halt(ts *testscript.TestScript, _ bool, _ []string) { ts.Check(end(ts, unix.SIGTERM)) }
 
 func kill9(ts *testscript.TestScript, _ bool, _ []string) {
 	if end(ts, unix.SIGKILL) == nil {
@@ -286,7 +286,7 @@ func notified(ts *testscript.TestScript, _ bool, args []string) {
 		}
 	}
 	expect("READY=1")
-	stop(ts, false, nil)
+	halt(ts, false, nil)
 	expect("STOPPING=1")
 	ts.Setenv("NOTIFY_SOCKET", "")
 }

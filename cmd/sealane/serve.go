@@ -35,6 +35,7 @@ running when the daemon ends, and is taken over by the next one.`,
 				return err
 			}
 			s.run = c.run
+			signal.Ignore(unix.SIGPIPE) // nobody reading our log is no reason to end
 			ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGTERM, unix.SIGINT)
 			defer stop()
 			context.AfterFunc(ctx, stop) // a second signal ends us at once
