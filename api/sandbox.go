@@ -247,18 +247,31 @@ func single(b endpoint.PortBinding) []endpoint.PortBinding {
 	return all
 }
 
-// portsWanted reads the ports that a sandbox's endpoints have in common.
-func portsWanted(members []member) ports {
-	if len(members) == 0 {
-		return ports{}
-	}
-	s := members[0].endpoint.Spec
-	return ports{s.Publish, s.PublishAll, s.Exposed}
-}
+func portsOfSpec(s endpoint.Spec) ports { return ports{s.Publish, s.PublishAll, s.Exposed} }
 
 // put writes the ports into an endpoint's spec.
 func (p ports) put(s *endpoint.Spec) {
 	s.Publish, s.PublishAll, s.Exposed = p.publish, p.all, p.exposed
+}
+
+// with is p and one more.
+func (p ports) with(b endpoint.PortBinding) ports {
+	p.publish = slices.Concat(p.publish, single(b))
+	return p
+}
+
+// lessLast undoes with.
+func (p ports) lessLast(b endpoint.PortBinding) ports {
+	p.publish = slices.Clone(p.publish)
+	for _, one := range single(b) {
+		for i, has := range slices.Backward(p.publish) {
+			if has == one {
+				p.publish = slices.Delete(p.publish, i, i+1)
+				break
+			}
+		}
+	}
+	return p
 }
 
 // without is p less what matches a pattern, the whole of it or, where it is a range without host ports, each port of it. given is what the

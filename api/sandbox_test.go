@@ -3,6 +3,7 @@ package api
 import (
 	"errors"
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -227,5 +228,43 @@ func TestUnpublishOneOfTwo(t *testing.T) {
 		if err := d.RemoveSandbox(ctx, "web", false); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// Calls at the same time lose nothing.
+func TestPublishAtOnce(t *testing.T) {
+	d, ctx := start(t), t.Context()
+	d.network(t, NetworkSpec{Name: "blue"})
+	d.sandbox(t, SandboxSpec{Name: "web"})
+	const many = 20
+	errs := make(chan error, many+1)
+	for i := range many {
+		go func() {
+			_, err := d.Publish(ctx, "web", PortChange{strconv.Itoa(8000+i) + ":80"})
+			errs <- err
+		}()
+	}
+	go func() { errs <- d.Connect(ctx, "blue", Connection{"web", EndpointConfig{GwPriority: 1}}) }()
+	for range many + 1 {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	if got := len(must[Sandbox](t)(d.Sandbox(ctx, "web")).Ports["80/tcp"]); got != many {
+		t.Errorf("%d ports are published, want %d", got, many)
+	}
+	for i := range many {
+		go func() {
+			_, err := d.Unpublish(ctx, "web", PortChange{strconv.Itoa(8000+i) + ":80"})
+			errs <- err
+		}()
+	}
+	for range many {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	if left := must[Sandbox](t)(d.Sandbox(ctx, "web")).Ports; len(left) > 0 {
+		t.Errorf("ports are left: %v", left)
 	}
 }

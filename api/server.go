@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -109,8 +110,7 @@ type (
 
 // route serves one function. In nothing: the body of the request is not read.
 func route[In, Out any](s *Server, pattern string, do func(context.Context, call, In) (Out, error)) {
-	var method, path string
-	fmt.Sscan(pattern, &method, &path)
+	method, path, _ := strings.Cut(pattern, " ")
 	s.mux.HandleFunc(method+" /"+APIVersion+path, func(w http.ResponseWriter, r *http.Request) {
 		out, err := answer(w, r, do)
 		if err != nil {

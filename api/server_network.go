@@ -221,27 +221,44 @@ func (s *Server) connect(ctx context.Context, c call, in Connection) (done, erro
 				errdefs.ErrAlreadyExists, m.endpoint.ID)
 		}
 	}
-	portsWanted(members).put(&spec)
-	return done{}, s.attach(ctx, net, sb, r.Spec.Name, spec)
+	if len(members) > 0 {
+		portsOfSpec(members[0].endpoint.Spec).put(&spec)
+	}
+	ep, err := s.attach(ctx, net, sb, r.Spec.Name, spec)
+	if err != nil || len(members) == 0 {
+		return done{}, err
+	}
+	if _, err = s.newcomers(ctx, sb.ID(), members); err != nil { // their ports may have changed meanwhile
+		s.detach(ctx, ep)
+	}
+	return done{}, err
 }
 
 // attach makes an endpoint for a sandbox and joins it, or neither.
-func (s *Server) attach(ctx context.Context, net sealane.Network, sb sandbox.Sandbox, name string, spec endpoint.Spec) error {
+func (s *Server) attach(ctx context.Context, net sealane.Network, sb sandbox.Sandbox, name string, spec endpoint.Spec) (endpoint.Endpoint, error) {
 	spec.Name, spec.For = name, sb.ID()
 	ep, err := net.CreateEndpoint(ctx, spec)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	err = ep.Join(ctx, sb)
-	if err == nil {
-		return nil
+	if err := ep.Join(ctx, sb); err != nil {
+		s.detach(ctx, ep)
+		return nil, err
 	}
+	return ep, nil
+}
+
+// detach takes back what attach came to.
+func (s *Server) detach(ctx context.Context, ep endpoint.Endpoint) {
 	ctx, cancel := afterwards(ctx)
 	defer cancel()
-	if undone := ep.Delete(ctx); undone != nil && !errdefs.IsNotFound(undone) {
-		s.log.Warn("an endpoint that did not join is left", "endpoint", ep.ID(), "error", undone)
+	err := ep.Leave(ctx)
+	if err == nil || errdefs.IsFailedPrecondition(err) { // it did not get as far
+		err = ep.Delete(ctx)
 	}
-	return err
+	if err != nil && !errdefs.IsNotFound(err) {
+		s.log.Warn("an endpoint that should not be is left", "endpoint", ep.ID(), "error", err)
+	}
 }
 
 func (s *Server) disconnect(ctx context.Context, c call, in Disconnection) (done, error) {

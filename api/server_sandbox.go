@@ -83,7 +83,7 @@ func (s *Server) createSandbox(ctx context.Context, _ call, in SandboxSpec) (Cre
 	r, err := sb.Info(ctx)
 	for _, j := range joins {
 		if err == nil {
-			err = s.attach(ctx, j.network, sb, r.Spec.Name, j.endpoint)
+			_, err = s.attach(ctx, j.network, sb, r.Spec.Name, j.endpoint)
 		}
 	}
 	if err == nil {
@@ -213,25 +213,21 @@ func (s *Server) dropEndpoint(ctx context.Context, m member, force bool) error {
 }
 
 func (s *Server) publish(ctx context.Context, c call, in PortChange) (Published, error) {
-	return s.changePorts(ctx, c.ref, in, func(p ports, b endpoint.PortBinding, _ []endpoint.PortBinding) (ports, error) {
-		p.publish = append(p.publish[:len(p.publish):len(p.publish)], single(b)...)
-		return p, nil
-	})
+	more := func(p ports, b endpoint.PortBinding, _ []endpoint.PortBinding) (ports, bool) { return p.with(b), true }
+	less := func(p ports, b endpoint.PortBinding) ports { return p.lessLast(b) }
+	return s.changePorts(ctx, c.ref, in, more, less)
 }
 
 func (s *Server) unpublish(ctx context.Context, c call, in PortChange) (Published, error) {
-	return s.changePorts(ctx, c.ref, in, func(p ports, b endpoint.PortBinding, given []endpoint.PortBinding) (ports, error) {
-		left, found := p.without(b, given)
-		if !found {
-			return p, fmt.Errorf("unpublish %s: %w: no port is published so", b, errdefs.ErrNotFound)
-		}
-		return left, nil
-	})
+	return s.changePorts(ctx, c.ref, in, ports.without, nil)
 }
 
-// changePorts changes what a sandbox publishes, on all its endpoints or none.
+// changePorts changes what a sandbox publishes in the spec of each of its endpoints. Each is changed as it is at that moment, so that calls
+// at the same time do not undo each other's. When one refuses, undo, where there is one, is done to those before; without, the call can be
+// repeated.
 func (s *Server) changePorts(ctx context.Context, ref string, in PortChange,
-	change func(p ports, b endpoint.PortBinding, given []endpoint.PortBinding) (ports, error)) (Published, error) {
+	change func(p ports, b endpoint.PortBinding, given []endpoint.PortBinding) (ports, bool),
+	undo func(p ports, b endpoint.PortBinding) ports) (Published, error) {
 	b, err := endpoint.ParsePort(in.Port)
 	if err != nil {
 		return Published{}, err
@@ -247,56 +243,93 @@ func (s *Server) changePorts(ctx context.Context, ref string, in PortChange,
 	if len(members) == 0 {
 		return Published{}, fmt.Errorf("sandbox %s: %w: it is on no network that could carry its ports; connect it first", r.Spec.Name, errdefs.ErrFailedPrecondition)
 	}
+	given, changed := givenPorts(members), false
+	for i, m := range members {
+		err := s.setPorts(ctx, m, func(p ports) ports {
+			now, found := change(p, b, given)
+			changed = changed || found
+			return now
+		})
+		if err == nil {
+			continue
+		}
+		if undo != nil {
+			err = errors.Join(err, s.undoPorts(ctx, members[:i], func(p ports) ports { return undo(p, b) }))
+		}
+		return Published{}, fmt.Errorf("sandbox %s: %w", r.Spec.Name, err)
+	}
+	if !changed {
+		return Published{}, fmt.Errorf("sandbox %s: unpublish %s: %w: no port is published so", r.Spec.Name, b, errdefs.ErrNotFound)
+	}
+	members, err = s.newcomers(ctx, sb.ID(), members)
+	return Published{Ports: portsOf(members)}, err
+}
+
+// givenPorts lists what endpoints of one sandbox, which share ports, were given.
+func givenPorts(members []member) []endpoint.PortBinding {
 	var given []endpoint.PortBinding
 	for _, m := range members {
 		for _, b := range m.endpoint.Ports {
-			if !slices.Contains(given, b) { // endpoints share them
+			if !slices.Contains(given, b) {
 				given = append(given, b)
 			}
 		}
 	}
-	was := portsWanted(members)
-	now, err := change(was, b, given)
-	if err != nil {
-		return Published{}, fmt.Errorf("sandbox %s: %w", r.Spec.Name, err)
-	}
-	if err := s.setPorts(ctx, members, was, now); err != nil {
-		return Published{}, fmt.Errorf("sandbox %s: %w", r.Spec.Name, err)
-	}
-	members, err = s.members(ctx, sb.ID())
-	return Published{Ports: portsOf(members)}, err
+	return given
 }
 
-// setPorts writes what is wanted into one endpoint after the other, and when one refuses takes it back from those before.
-func (s *Server) setPorts(ctx context.Context, members []member, was, now ports) error {
-	for i, m := range members {
-		err := s.setPortsOf(ctx, m, now)
-		if err == nil {
-			continue
+func (s *Server) undoPorts(ctx context.Context, members []member, undo func(ports) ports) error {
+	ctx, cancel := afterwards(ctx)
+	defer cancel()
+	var errs []error
+	for _, m := range members {
+		errs = append(errs, s.setPorts(ctx, m, undo))
+	}
+	return errors.Join(errs...)
+}
+
+// newcomers gives endpoints that were made while the ports of the others changed the same ports, and returns all.
+func (s *Server) newcomers(ctx context.Context, id sandbox.ID, known []member) ([]member, error) {
+	for {
+		members, err := s.members(ctx, id)
+		if err != nil {
+			return nil, err
 		}
-		ctx, cancel := afterwards(ctx)
-		defer cancel()
-		for _, done := range members[:i] {
-			if undone := s.setPortsOf(ctx, done, was); undone != nil {
-				err = errors.Join(err, undone)
+		var fresh []member
+		now, found := ports{}, false
+		for _, m := range members {
+			if !slices.ContainsFunc(known, func(k member) bool { return k.endpoint.ID == m.endpoint.ID }) {
+				fresh = append(fresh, m)
+			} else if !found {
+				now, found = portsOfSpec(m.endpoint.Spec), true
 			}
 		}
-		return err
+		if len(fresh) == 0 || !found {
+			return members, nil
+		}
+		for _, m := range fresh {
+			if err := s.setPorts(ctx, m, func(ports) ports { return now }); err != nil {
+				return nil, err
+			}
+		}
+		known = members
 	}
-	return nil
 }
 
-func (s *Server) setPortsOf(ctx context.Context, m member, p ports) error {
+// setPorts changes what one endpoint publishes when it is its turn. One that is gone by now is as it should be.
+func (s *Server) setPorts(ctx context.Context, m member, change func(ports) ports) error {
 	net, err := s.ctl.Network(ctx, string(m.network.ID))
 	if err != nil {
 		return err
 	}
 	ep, err := net.Endpoint(ctx, string(m.endpoint.ID))
-	if err != nil {
+	if errdefs.IsNotFound(err) {
+		return nil
+	} else if err != nil {
 		return err
 	}
 	return ep.Update(ctx, func(spec *endpoint.Spec) error {
-		p.put(spec)
+		change(portsOfSpec(*spec)).put(spec)
 		return nil
 	})
 }
