@@ -13,7 +13,6 @@ export PATH := $(PATH):/usr/sbin:/sbin
 .PHONY: demo test verify fuzz bench check
 
 demo: ## two containers on a network that talk
-	scripts/need ping:iputils-ping
 	go build -o bin/quickstart ./examples/quickstart
 	$(SUDO) bin/quickstart
 
@@ -22,7 +21,8 @@ test: ## everything that must hold before a change goes in
 	$(MAKE) --no-print-directory check
 	go test -race -count=1 -p 2 -timeout 12m $(EXEC) ./...
 
-verify: check ## what needs no kernel work: checks, the floors, the README
+verify: check ## checks, the floors, the README
+	scripts/need nft:nftables busybox:busybox-static
 	go test -count=1 -run '^Test(Architecture|README)' $(EXEC) .
 	cd bench && go vet ./... && go test ./...
 

@@ -30,7 +30,7 @@ var errInterrupted = errors.New("interrupted")
 type show struct {
 	ctl     *sealane.Controller
 	network sealane.Network
-	gateway netip.Addr // of the network, IPv6: an address of the host
+	gateway netip.Addr // of the network, IPv6: an address of the host; zero on a machine without IPv6
 	server  *server
 	closers []func() error // what is closed and removed at the end, the last first
 }
@@ -118,8 +118,8 @@ func (s *show) open(ctx context.Context) error {
 
 func (s *show) makeNetwork(ctx context.Context, name string) error {
 	return step("network "+name, func() (string, error) {
-		var err error
-		if s.network, err = s.ctl.CreateNetwork(ctx, sealane.NetworkSpec{Name: name, IPv6: true}); err != nil {
+		_, err := os.Stat("/proc/sys/net/ipv6")
+		if s.network, err = s.ctl.CreateNetwork(ctx, sealane.NetworkSpec{Name: name, IPv6: err == nil}); err != nil {
 			return "", err
 		}
 		n, err := s.network.Info(ctx)

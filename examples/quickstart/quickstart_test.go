@@ -25,7 +25,7 @@ type built struct{ binary, temp string }
 func build(t *testing.T) built {
 	t.Helper()
 	b := built{binary: filepath.Join(t.TempDir(), "quickstart"), temp: t.TempDir()}
-	if out, err := exec.Command("go", "build", "-o", b.binary, ".").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", b.binary, ".").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	t.Cleanup(func() { b.mustBeGone(t) })

@@ -82,10 +82,14 @@ func (s *show) talk(ctx context.Context, web, app container) error {
 // addressesOfHost are those at which the host asks itself for the published port. Where bridged packets pass the firewall the kernel
 // cannot translate ::1: the host has another address then, the network's gateway.
 func (s *show) addressesOfHost() []netip.Addr {
-	six := netip.IPv6Loopback()
+	addresses := []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
 	setting, err := os.ReadFile("/proc/sys/net/bridge/bridge-nf-call-ip6tables")
-	if err == nil && strings.TrimSpace(string(setting)) != "0" {
-		six = s.gateway
+	filtered := err == nil && strings.TrimSpace(string(setting)) != "0"
+	switch {
+	case s.gateway.IsValid() && filtered:
+		addresses = append(addresses, s.gateway)
+	case s.gateway.IsValid():
+		addresses = append(addresses, netip.IPv6Loopback())
 	}
-	return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), six}
+	return addresses
 }

@@ -29,7 +29,7 @@ func build(t *testing.T) built {
 	b := built{filepath.Join(t.TempDir(), "runtime"), t.TempDir(), nstest.New(t, "host"), nstest.New(t, "outside")}
 	nstest.Connect(b.host, b.outside, []netip.Prefix{netip.MustParsePrefix("192.0.2.2/24")}, []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")})
 	b.host.MustReturn()
-	if out, err := exec.Command("go", "build", "-o", b.binary, ".").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", b.binary, ".").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	t.Cleanup(func() { b.mustBeGone(t) })
