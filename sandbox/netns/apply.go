@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/sealane/sealane/internal/nlmsg"
 	"github.com/sealane/sealane/sandbox"
@@ -17,21 +18,23 @@ const batchLimit = 128
 type apply struct {
 	ns     *Namespace
 	inside *sockets
+	want   sandbox.Config
 	steps  []sandbox.Step
 	left   []bool // what was not done, by step
 	now    int    // the step being written
 
-	batch   nlmsg.Batch
-	of      []int            // the step of each message in batch
-	files   []int            // descriptors that batch names, open until it is sent
-	fresh   []string         // links that batch makes: their index is known when it was sent
-	graves  []grave          // groups that batch gives links up into
-	frames  []outgoing       // to be sent after it
-	local   map[string]bool  // silent links that were given a link-local address
-	keeps   map[string]bool  // links that keep the other addresses of a subnet
-	raised  []string         // far ends of veths that came up
-	last    []sandbox.Sysctl // to be set at the end
-	retried map[int]bool     // steps that were done again
+	batch    nlmsg.Batch
+	of       []int            // the step of each message in batch
+	files    []int            // descriptors that batch names, open until it is sent
+	fresh    []string         // links that batch makes: their index is known when it was sent
+	graves   []grave          // groups that batch gives links up into
+	frames   []outgoing       // to be sent after it
+	local    map[string]bool  // silent links whose link-local address was dealt with
+	keeps    map[string]bool  // links that keep the other addresses of a subnet
+	raised   []string         // far ends of veths that came up
+	loopback bool             // lo was raised
+	last     []sandbox.Sysctl // to be set at the end
+	retried  map[int]bool     // steps that were done again
 }
 
 // run does all steps. Adds are sent before the first delete is, so that a refused add leaves what it was to replace.
@@ -40,6 +43,7 @@ func (a *apply) run(ctx context.Context) (err error) {
 		a.left[i] = true
 	}
 	defer a.finish(&err)
+	replaces := slices.ContainsFunc(a.steps, func(s sandbox.Step) bool { return isDelete(s.Op) })
 	deleting := false
 	for i, s := range a.steps {
 		if d := isDelete(s.Op); d != deleting || a.batch.Len() >= batchLimit {
@@ -48,9 +52,25 @@ func (a *apply) run(ctx context.Context) (err error) {
 			}
 			deleting = d
 		}
+		if replaces && s.Op == sandbox.AddRoute { // what flows turns to a new link only when that passes it on
+			if err := a.settleCarriers(ctx); err != nil {
+				return err
+			}
+		}
 		if err := a.step(ctx, i, s); err != nil {
 			return err
 		}
+	}
+	if err := a.flush(ctx); err != nil {
+		return err
+	}
+	return a.settleCarriers(ctx)
+}
+
+// settleCarriers makes the far ends of veths that came up ready to send.
+func (a *apply) settleCarriers(ctx context.Context) error {
+	if len(a.raised) == 0 {
+		return nil
 	}
 	if err := a.flush(ctx); err != nil {
 		return err
@@ -60,6 +80,7 @@ func (a *apply) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	a.raised = nil
 	return nil
 }
 

@@ -28,7 +28,36 @@ func (a *apply) addr(ctx context.Context, op sandbox.Op, l sandbox.Link, p netip
 		}
 	}
 	a.writeAddr(op, index, p)
+	if op == sandbox.DelAddr && p.Addr().Is6() && l.Silent && !l.Adopt {
+		return a.delLinkLocal(index, l.Name)
+	}
 	return nil
+}
+
+// delLinkLocal takes the link-local address away with the last IPv6 address of a link that stays.
+func (a *apply) delLinkLocal(index uint32, name string) error {
+	i := slices.IndexFunc(a.want.Links, func(l sandbox.Link) bool { return l.Name == name })
+	if i < 0 || a.local[name] || has6(a.want.Links[i]) {
+		return nil
+	}
+	if a.local == nil {
+		a.local = make(map[string]bool)
+	}
+	a.local[name] = true
+	mac, err := a.mac(a.want.Links[i])
+	if p := linkLocal(mac); err == nil && p.IsValid() {
+		a.writeAddr(sandbox.DelAddr, index, p)
+	}
+	return err
+}
+
+// mac is the one that is wanted or, if any will do, the one that is there.
+func (a *apply) mac(l sandbox.Link) (net.HardwareAddr, error) {
+	if len(l.MAC) != 0 {
+		return l.MAC, nil
+	}
+	there, err := look(a.inside.route, 0, l.Name)
+	return there.mac, err
 }
 
 // addLinkLocal gives a silent link its link-local address, unless one is wanted or was given by this Apply.
@@ -41,17 +70,13 @@ func (a *apply) addLinkLocal(ctx context.Context, index uint32, l sandbox.Link) 
 	}
 	a.local[l.Name] = true
 	if isFar(l) {
-		if err := a.silence(ctx, l.Name); err != nil {
+		if err := a.silence(); err != nil {
 			return err
 		}
 	}
-	mac := l.MAC
-	if len(mac) == 0 {
-		there, err := look(a.inside.route, 0, l.Name)
-		if err != nil {
-			return err
-		}
-		mac = there.mac
+	mac, err := a.mac(l)
+	if err != nil {
+		return err
 	}
 	if p := linkLocal(mac); p.IsValid() {
 		a.writeAddr(sandbox.AddAddr, index, p)

@@ -21,9 +21,10 @@ func (a *apply) delLink(ctx context.Context, l sandbox.Link) error {
 		beginLink(b, unix.RTM_DELLINK, 0, 0, 0, 0)
 		b.String(unix.IFLA_IFNAME, l.Name)
 		b.End()
-	default: // its other end is deleted; until then it must not stand in the way
+	default: // its other end is deleted, and it counts as gone until then
 		beginLink(b, unix.RTM_NEWLINK, 0, 0, 0, unix.IFF_UP)
 		b.String(unix.IFLA_IFNAME, l.Name)
+		b.Uint32(unix.IFLA_GROUP, a.ns.p.groups.dead(0))
 		b.End()
 	}
 	return nil

@@ -40,7 +40,7 @@ func (a *apply) setLink(ctx context.Context, l, have sandbox.Link) error {
 	if err := a.configure(ctx, l, have); err != nil {
 		return err
 	}
-	if !l.Silent || l.MAC.String() == have.MAC.String() || !has6(have) {
+	if !l.Silent || l.Down || len(l.MAC) == 0 || bytes.Equal(l.MAC, have.MAC) || !has6(have) {
 		return nil
 	}
 	return a.moveLinkLocal(ctx, l, have)
@@ -56,9 +56,15 @@ func (a *apply) configure(ctx context.Context, l, have sandbox.Link) error {
 		change = unix.IFF_UP
 		if !l.Down {
 			flags = unix.IFF_UP
+			a.raiseLoopback()
 			if isFar(l) {
 				a.raised = append(a.raised, l.Name)
 			}
+		}
+	}
+	if l.Silent && !have.Silent && isFar(l) {
+		if err := a.heedNoRouter(ctx, l); err != nil {
+			return err
 		}
 	}
 	if flags != 0 && l.Silent != have.Silent && l.Veth == nil { // a veth has no carrier yet, so there it does no harm
@@ -86,10 +92,23 @@ func (a *apply) configure(ctx context.Context, l, have sandbox.Link) error {
 		b.Attr(unix.IFLA_IFALIAS, []byte(a.ns.p.alias(l.Owner)))
 		b.Uint32(unix.IFLA_GROUP, 0)
 	}
+	if isFar(l) && l.Down != have.Down {
+		b.Uint32(unix.IFLA_GROUP, 0) // it may have been given up and be wanted again
+	}
 	a.addrGen(l, have)
 	a.linkInfo(l, have)
 	b.End()
 	return nil
+}
+
+// raiseLoopback has lo up where somebody else made the namespace. What we make has it up from the start.
+func (a *apply) raiseLoopback() {
+	if a.ns.host || a.ns.ours || a.loopback {
+		return
+	}
+	a.loopback = true
+	beginLink(&a.batch, unix.RTM_NEWLINK, 0, loopback, unix.IFF_UP, unix.IFF_UP)
+	a.batch.End()
 }
 
 // enslave puts a link on its bridge, or off all.
@@ -111,7 +130,7 @@ func (a *apply) enslave(ctx context.Context, l sandbox.Link) error {
 
 // addrGen says whether the kernel makes a link-local address. Devices too small for IPv6, and kernels without it, have no such setting.
 func (a *apply) addrGen(l, have sandbox.Link) {
-	if l.Silent == have.Silent || !a.ns.p.ipv6 || l.MTU != 0 && l.MTU < minMTU6 {
+	if l.Silent == have.Silent || !a.ns.p.has6(l) {
 		return
 	}
 	mode := uint8(addrGenModeEUI)
@@ -126,7 +145,11 @@ func (a *apply) addrGen(l, have sandbox.Link) {
 	b.EndNest()
 }
 
-const minMTU6 = 1280 // IPV6_MIN_MTU
+// has6 says whether a link can have IPv6.
+func (p *Provider) has6(l sandbox.Link) bool {
+	const least = 1280 // IPV6_MIN_MTU
+	return p.ipv6 && (l.MTU == 0 || l.MTU >= least)
+}
 
 // linkInfo writes the settings of a bridge, or of a port of one.
 func (a *apply) linkInfo(l, have sandbox.Link) {

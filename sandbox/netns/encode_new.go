@@ -29,7 +29,8 @@ func (a *apply) addLink(ctx context.Context, l sandbox.Link) error {
 	case l.Veth != nil:
 		return a.addVeth(ctx, l)
 	case l.Bridge != nil:
-		made.Bridge, err = l.Bridge, a.createBridge(ctx, l)
+		made.Bridge, made.MTU = l.Bridge, otherMTU(l.MTU)
+		err = a.createBridge(ctx, l)
 	case l.VXLAN != nil:
 		err = a.createVXLAN(ctx, l)
 	case l.Child != nil:
@@ -131,6 +132,7 @@ func oneQueue(b *nlmsg.Batch) {
 // what follows must not change one that is not ours.
 func (a *apply) createBridge(ctx context.Context, l sandbox.Link) error {
 	b := &a.batch
+	l.MTU = otherMTU(l.MTU)
 	a.create(b, l)
 	b.Nest(unix.IFLA_LINKINFO)
 	b.String(unix.IFLA_INFO_KIND, "bridge")
@@ -144,6 +146,15 @@ func (a *apply) createBridge(ctx context.Context, l sandbox.Link) error {
 	b.EndNest()
 	b.End()
 	return a.flush(ctx)
+}
+
+// otherMTU is what a bridge is made with, so that its MTU is set when it is there: only one that was changed is the user's, and does not
+// follow that of the ports.
+func otherMTU(mtu int) int {
+	if mtu == 0 {
+		return 0
+	}
+	return mtu ^ 1
 }
 
 // createVXLAN makes a tunnel whose packets are the host's and whose device is here.

@@ -94,7 +94,7 @@ func (n *Namespace) Apply(ctx context.Context, owner string, have, want sandbox.
 	if !n.host {
 		defer s.close()
 	}
-	a := &apply{ns: n, inside: s, steps: steps, left: make([]bool, len(steps))}
+	a := &apply{ns: n, inside: s, want: want, steps: steps, left: make([]bool, len(steps))}
 	err = a.run(ctx)
 	if err == nil && !n.ours && !n.host && isSilent(have) && !isSilent(want) {
 		err = n.unsilence()

@@ -2,6 +2,7 @@ package netns
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -71,6 +72,9 @@ func (p *Provider) opened(path string) (*Namespace, error) {
 func identify(path string) (uint64, error) {
 	// O_NONBLOCK: a FIFO must not hang us.
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ENXIO) {
+		return 0, fmt.Errorf("%w: %s is a socket or a device, not a network namespace", errdefs.ErrInvalidArgument, path)
+	}
 	if err != nil {
 		return 0, kind(&os.PathError{Op: "open", Path: path, Err: err})
 	}

@@ -23,14 +23,9 @@ const (
 )
 
 // silence prepares the namespace for a silent interface.
-func (a *apply) silence(_ context.Context, link string) error {
+func (a *apply) silence() error {
 	if a.ns.host || a.inside.silent {
 		return nil
-	}
-	if !a.ns.ours { // where everything is ours this holds for all interfaces
-		if _, err := a.ns.sysctl(sandbox.Sysctl{Key: "ipv6/conf/IFNAME/accept_ra", Value: "0", Link: link}); err != nil {
-			return err
-		}
 	}
 	if a.inside.filter == nil {
 		var err error
@@ -39,6 +34,18 @@ func (a *apply) silence(_ context.Context, link string) error {
 		}
 	}
 	return a.inside.dropReports()
+}
+
+// heedNoRouter has a silent interface take no address or route from whoever advertises. What we make has that for all interfaces.
+func (a *apply) heedNoRouter(ctx context.Context, l sandbox.Link) error {
+	if a.ns.host || a.ns.ours || !a.ns.p.has6(l) {
+		return nil
+	}
+	if _, err := a.index(ctx, l.Name); err != nil { // it must be there
+		return err
+	}
+	_, err := a.ns.sysctl(sandbox.Sysctl{Key: "ipv6/conf/IFNAME/accept_ra", Value: "0", Link: l.Name})
+	return err
 }
 
 // dropReports adds the table, unless it is there.
