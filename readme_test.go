@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"go/format"
 	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -165,7 +166,13 @@ type shell struct {
 
 func newShell(t *testing.T, host *nstest.Host) *shell {
 	t.Helper()
-	const own = "for dir in /run /var/lib /usr/local/bin /tmp; do mount -t tmpfs tmpfs $dir || exit; done; exec bash"
+	const root = "/var/lib/sealane" // the directory above may have what we need
+	if err := os.Mkdir(root, 0o711); err == nil {
+		t.Cleanup(func() { os.Remove(root) })
+	} else if !errors.Is(err, fs.ErrExist) {
+		t.Fatal(err)
+	}
+	const own = "for dir in /run /usr/local/bin " + root + "; do mount -t tmpfs tmpfs $dir || exit; done; exec bash"
 	sh := &shell{t: t, lines: make(chan string, 1000)}
 	sh.cmd = host.Command(t.Context(), "unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", own)
 	sh.cmd.Env = append(os.Environ(), "GOFLAGS=-buildvcs=false", "PATH="+filepath.Join(runtime.GOROOT(), "bin")+":/usr/local/bin:"+os.Getenv("PATH"))
@@ -189,7 +196,7 @@ func newShell(t *testing.T, host *nstest.Host) *shell {
 
 // instead of these, which write into the tree or run us, their parts are run.
 var instead = map[string]string{
-	"make demo": "make -n demo && go build -o /tmp/quickstart ./examples/quickstart && /tmp/quickstart",
+	"make demo": "make -n demo && go build -o /run/quickstart ./examples/quickstart && /run/quickstart",
 	"make test": "make -n test",
 }
 
