@@ -172,7 +172,7 @@ func newShell(t *testing.T, host *nstest.Host) *shell {
 	} else if !errors.Is(err, fs.ErrExist) {
 		t.Fatal(err)
 	}
-	const own = "for dir in /run /usr/local/bin " + root + "; do mount -t tmpfs tmpfs $dir || exit; done; exec bash"
+	const own = "for dir in /run /usr/local/bin " + root + "; do mount -t tmpfs -o mode=755 tmpfs $dir || exit; done; exec bash"
 	sh := &shell{t: t, lines: make(chan string, 1000)}
 	sh.cmd = host.Command(t.Context(), "unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", own)
 	sh.cmd.Env = append(os.Environ(), "GOFLAGS=-buildvcs=false", "PATH="+filepath.Join(runtime.GOROOT(), "bin")+":/usr/local/bin:"+os.Getenv("PATH"))
