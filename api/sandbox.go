@@ -18,16 +18,16 @@ import (
 
 // Sandbox is a sandbox as inspect shows it.
 type Sandbox struct {
-	ID       string
-	Name     string
-	NetNS    string // path of the namespace; "": the host's, or not there yet (State)
-	Created  time.Time
-	State    string // StateReady, StatePending, StateUnknown
-	Problem  string // why it is not as wanted; "" it is
-	Hostname string
-	Labels   map[string]string
-	Networks map[string]Attachment // by name
-	Ports    map[string][]HostPort // by container port: "80/tcp"
+	ID                   string
+	Name                 string
+	NetNS                string // path of the namespace; "": the host's, or not there yet (State)
+	Created              time.Time
+	State                string // StateReady, StatePending, StateUnknown
+	Problem              string // why it is not as wanted; "" it is
+	Hostname, Domainname string
+	Labels               map[string]string
+	Networks             map[string]Attachment // by name
+	Ports                map[string][]HostPort // by container port: "80/tcp"
 }
 
 // Attachment is a sandbox's place on one network.
@@ -96,7 +96,7 @@ type member struct {
 // sandboxOf shows a record with its endpoints.
 func sandboxOf(r sandbox.Info, members []member) Sandbox {
 	s := Sandbox{
-		ID: string(r.ID), Name: r.Spec.Name, NetNS: r.Key, Created: r.Created, State: StateReady, Problem: r.Problem, Hostname: r.Spec.Names.Hostname, Labels: notNil(r.Spec.Labels),
+		ID: string(r.ID), Name: r.Spec.Name, NetNS: r.Key, Created: r.Created, State: StateReady, Problem: r.Problem, Hostname: r.Spec.Names.Hostname, Domainname: r.Spec.Names.Domainname, Labels: notNil(r.Spec.Labels),
 		Networks: map[string]Attachment{}, Ports: portsOf(members),
 	}
 	if r.Deleting || r.Problem != "" || r.Spec.Namespace.Late && r.Key == "" {

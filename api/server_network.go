@@ -211,6 +211,11 @@ func (s *Server) connect(ctx context.Context, c call, in Connection) (done, erro
 	if err != nil {
 		return done{}, err
 	}
+	over, err := s.turns.take(ctx, sb.ID())
+	if err != nil {
+		return done{}, fmt.Errorf("connect sandbox %s: %w", r.Spec.Name, err)
+	}
+	defer over()
 	members, err := s.members(ctx, sb.ID())
 	if err != nil {
 		return done{}, err
@@ -220,45 +225,27 @@ func (s *Server) connect(ctx context.Context, c call, in Connection) (done, erro
 			return done{}, fmt.Errorf("connect sandbox %s to network %s: %w: it is on it by endpoint %s", r.Spec.Name, m.network.Name,
 				errdefs.ErrAlreadyExists, m.endpoint.ID)
 		}
+		portsOfSpec(m.endpoint.Spec).put(&spec)
 	}
-	if len(members) > 0 {
-		portsOfSpec(members[0].endpoint.Spec).put(&spec)
-	}
-	ep, err := s.attach(ctx, net, sb, r.Spec.Name, spec)
-	if err != nil || len(members) == 0 {
-		return done{}, err
-	}
-	if _, err = s.newcomers(ctx, sb.ID(), members); err != nil { // their ports may have changed meanwhile
-		s.detach(ctx, ep)
-	}
-	return done{}, err
+	return done{}, s.attach(ctx, net, sb, r.Spec.Name, spec)
 }
 
 // attach makes an endpoint for a sandbox and joins it, or neither.
-func (s *Server) attach(ctx context.Context, net sealane.Network, sb sandbox.Sandbox, name string, spec endpoint.Spec) (endpoint.Endpoint, error) {
+func (s *Server) attach(ctx context.Context, net sealane.Network, sb sandbox.Sandbox, name string, spec endpoint.Spec) error {
 	spec.Name, spec.For = name, sb.ID()
 	ep, err := net.CreateEndpoint(ctx, spec)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := ep.Join(ctx, sb); err != nil {
-		s.detach(ctx, ep)
-		return nil, err
+	if err = ep.Join(ctx, sb); err == nil {
+		return nil
 	}
-	return ep, nil
-}
-
-// detach takes back what attach came to.
-func (s *Server) detach(ctx context.Context, ep endpoint.Endpoint) {
 	ctx, cancel := afterwards(ctx)
 	defer cancel()
-	err := ep.Leave(ctx)
-	if err == nil || errdefs.IsFailedPrecondition(err) { // it did not get as far
-		err = ep.Delete(ctx)
+	if undone := ep.Delete(ctx); undone != nil && !errdefs.IsNotFound(undone) {
+		s.log.Warn("an endpoint that did not join is left", "endpoint", ep.ID(), "error", undone)
 	}
-	if err != nil && !errdefs.IsNotFound(err) {
-		s.log.Warn("an endpoint that should not be is left", "endpoint", ep.ID(), "error", err)
-	}
+	return err
 }
 
 func (s *Server) disconnect(ctx context.Context, c call, in Disconnection) (done, error) {

@@ -83,7 +83,7 @@ func (s *Server) createSandbox(ctx context.Context, _ call, in SandboxSpec) (Cre
 	r, err := sb.Info(ctx)
 	for _, j := range joins {
 		if err == nil {
-			_, err = s.attach(ctx, j.network, sb, r.Spec.Name, j.endpoint)
+			err = s.attach(ctx, j.network, sb, r.Spec.Name, j.endpoint)
 		}
 	}
 	if err == nil {
@@ -222,9 +222,8 @@ func (s *Server) unpublish(ctx context.Context, c call, in PortChange) (Publishe
 	return s.changePorts(ctx, c.ref, in, ports.without, nil)
 }
 
-// changePorts changes what a sandbox publishes in the spec of each of its endpoints. Each is changed as it is at that moment, so that calls
-// at the same time do not undo each other's. When one refuses, undo, where there is one, is done to those before; without, the call can be
-// repeated.
+// changePorts changes what a sandbox publishes in the spec of each of its endpoints. When one refuses, undo, where there is one, is done to
+// those before; without, the call can be repeated.
 func (s *Server) changePorts(ctx context.Context, ref string, in PortChange,
 	change func(p ports, b endpoint.PortBinding, given []endpoint.PortBinding) (ports, bool),
 	undo func(p ports, b endpoint.PortBinding) ports) (Published, error) {
@@ -236,6 +235,11 @@ func (s *Server) changePorts(ctx context.Context, ref string, in PortChange,
 	if err != nil {
 		return Published{}, err
 	}
+	over, err := s.turns.take(ctx, sb.ID())
+	if err != nil {
+		return Published{}, fmt.Errorf("sandbox %s: %w", r.Spec.Name, err)
+	}
+	defer over()
 	members, err := s.members(ctx, sb.ID())
 	if err != nil {
 		return Published{}, err
@@ -261,7 +265,7 @@ func (s *Server) changePorts(ctx context.Context, ref string, in PortChange,
 	if !changed {
 		return Published{}, fmt.Errorf("sandbox %s: unpublish %s: %w: no port is published so", r.Spec.Name, b, errdefs.ErrNotFound)
 	}
-	members, err = s.newcomers(ctx, sb.ID(), members)
+	members, err = s.members(ctx, sb.ID())
 	return Published{Ports: portsOf(members)}, err
 }
 
@@ -286,34 +290,6 @@ func (s *Server) undoPorts(ctx context.Context, members []member, undo func(port
 		errs = append(errs, s.setPorts(ctx, m, undo))
 	}
 	return errors.Join(errs...)
-}
-
-// newcomers gives endpoints that were made while the ports of the others changed the same ports, and returns all.
-func (s *Server) newcomers(ctx context.Context, id sandbox.ID, known []member) ([]member, error) {
-	for {
-		members, err := s.members(ctx, id)
-		if err != nil {
-			return nil, err
-		}
-		var fresh []member
-		now, found := ports{}, false
-		for _, m := range members {
-			if !slices.ContainsFunc(known, func(k member) bool { return k.endpoint.ID == m.endpoint.ID }) {
-				fresh = append(fresh, m)
-			} else if !found {
-				now, found = portsOfSpec(m.endpoint.Spec), true
-			}
-		}
-		if len(fresh) == 0 || !found {
-			return members, nil
-		}
-		for _, m := range fresh {
-			if err := s.setPorts(ctx, m, func(ports) ports { return now }); err != nil {
-				return nil, err
-			}
-		}
-		known = members
-	}
 }
 
 // setPorts changes what one endpoint publishes when it is its turn. One that is gone by now is as it should be.

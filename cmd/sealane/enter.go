@@ -15,14 +15,14 @@ import (
 
 // place is where a command runs.
 type place struct {
-	netns    string // path; "": here
-	hostname string // "": the host's
-	files    string // directory of what is to be seen as /etc/hosts, /etc/hostname and /etc/resolv.conf, each where it exists
+	netns                string // path; "": here
+	hostname, domainname string // "": the host's
+	files                string // directory of what is to be seen as /etc/hosts, /etc/hostname and /etc/resolv.conf, each where it exists
 }
 
 // place says where a sandbox is.
 func (c *cli) place(s api.Sandbox) place {
-	return place{netns: s.NetNS, hostname: s.Hostname, files: filepath.Join(c.run, "sandboxes", s.ID)}
+	return place{netns: s.NetNS, hostname: s.Hostname, domainname: s.Domainname, files: filepath.Join(c.run, "sandboxes", s.ID)}
 }
 
 // enterError is a failure to get where the command should run.
@@ -55,14 +55,27 @@ func (p place) enter() error {
 	if err := p.cover(); err != nil {
 		return err
 	}
-	if p.hostname == "" {
+	if err := p.rename(); err != nil {
+		return fmt.Errorf("host name: %w", err)
+	}
+	return nil
+}
+
+// rename gives the command's machine the names of the sandbox, if it has any.
+func (p place) rename() error {
+	if p.hostname == "" && p.domainname == "" {
 		return nil
 	}
 	if err := unix.Unshare(unix.CLONE_NEWUTS); err != nil {
-		return fmt.Errorf("host name: %w", err)
+		return err
 	}
-	if err := unix.Sethostname([]byte(p.hostname)); err != nil {
-		return fmt.Errorf("host name: %w", err)
+	if p.hostname != "" {
+		if err := unix.Sethostname([]byte(p.hostname)); err != nil {
+			return err
+		}
+	}
+	if p.domainname != "" {
+		return unix.Setdomainname([]byte(p.domainname))
 	}
 	return nil
 }

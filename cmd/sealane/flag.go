@@ -129,7 +129,7 @@ func (j *joins) String() string {
 	}
 	return strings.Join(all, " ")
 }
-func (j *joins) Type() string { return "network[:k=v,…]" }
+func (j *joins) Type() string { return "network[:k=v,...]" }
 
 // parseJoin reads NETWORK, NETWORK:k=v,… or Docker's name=NETWORK,k=v,…. A value with a comma stands in double quotes with its key.
 func parseJoin(s string) (n api.NetworkJoin, err error) {

@@ -42,7 +42,7 @@ func (f *sandboxFlags) declare(flags *pflag.FlagSet) {
 	flags.BoolVarP(&f.spec.PublishAll, "publish-all", "P", false, "publish all exposed ports at free host ports")
 	flags.StringArrayVar(&f.spec.Expose, "expose", nil, "expose a port: CTR[-CTR][/tcp|udp|sctp]; may be repeated")
 	flags.StringVar(&f.spec.Hostname, "hostname", "", "host name inside")
-	flags.StringVar(&f.spec.Domainname, "domainname", "", "domain name inside")
+	flags.StringVar(&f.spec.Domainname, "domainname", "", "NIS domain name inside")
 	flags.Var((*pairs)(&f.spec.Sysctls), "sysctl", "setting below net., as net.ipv4.ip_forward=1; may be repeated")
 	flags.Var((*pairs)(&f.spec.Labels), "label", "label; may be repeated")
 	laterFlags(flags, []string{"dns", "dns-search", "dns-option", "add-host", "link"}, nil)

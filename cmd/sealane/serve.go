@@ -57,8 +57,11 @@ running when the daemon ends, and is taken over by the next one.`,
 	return cmd
 }
 
-// check refuses what this version cannot do.
+// check refuses what cannot be meant, and what this version cannot do.
 func (s settings) check() error {
+	if _, err := groupID(s.group); err != nil {
+		return err
+	}
 	scheme, _, isURL := strings.Cut(s.store, "://")
 	switch {
 	case isURL && (scheme == "consul" || scheme == "etcd"):
