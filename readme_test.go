@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -175,7 +174,7 @@ func newShell(t *testing.T, host *nstest.Host) *shell {
 	const own = "for dir in /run /usr/local/bin " + root + "; do mount -t tmpfs -o mode=755 tmpfs $dir || exit; done; exec bash"
 	sh := &shell{t: t, lines: make(chan string, 1000)}
 	sh.cmd = host.Command(t.Context(), "unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", own)
-	sh.cmd.Env = append(os.Environ(), "GOFLAGS=-buildvcs=false", "PATH="+filepath.Join(runtime.GOROOT(), "bin")+":/usr/local/bin:"+os.Getenv("PATH"))
+	sh.cmd.Env = append(os.Environ(), "GOFLAGS=-buildvcs=false", "PATH="+filepath.Join(goroot(t), "bin")+":/usr/local/bin:"+os.Getenv("PATH"))
 	input, err := sh.cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -198,6 +197,16 @@ func newShell(t *testing.T, host *nstest.Host) *shell {
 var instead = map[string]string{
 	"make demo": "make -n demo && go build -o /run/quickstart ./examples/quickstart && /run/quickstart",
 	"make test": "make -n test",
+}
+
+// goroot is where the go that we use lives.
+func goroot(t *testing.T) string {
+	t.Helper()
+	out, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
 }
 
 // run has a command run, and waits until the shell is ready for the next and what is shown has been printed. What follows a command in the
@@ -227,7 +236,7 @@ func (sh *shell) try(c command) (status, printed string) {
 	if _, err := fmt.Fprintf(sh.input, "%s\nstatus=$?; echo; echo '%s'$status\n", line, done); err != nil {
 		sh.t.Fatalf("%s: %v", c.line, err)
 	}
-	for late := time.After(time.Minute); status == "" || status == "0" && !c.shows(printed); {
+	for late := time.After(5 * time.Minute); status == "" || status == "0" && !c.shows(printed); {
 		select {
 		case line, more := <-sh.lines:
 			if !more {
@@ -235,7 +244,7 @@ func (sh *shell) try(c command) (status, printed string) {
 			}
 			if end, is := strings.CutPrefix(line, done); is {
 				status = end
-				late = time.After(5 * time.Second)
+				late = time.After(20 * time.Second) // for what is shown by the background
 			} else {
 				printed += line + "\n"
 			}
@@ -293,6 +302,7 @@ func TestREADMENames(t *testing.T) {
 		t.Fatal(err)
 	}
 	quoted, file := regexp.MustCompile("`([^`\n]+)`"), regexp.MustCompile(`^[a-zA-Z_]+(/[a-z_]+)*(\.(go|md))?$`)
+	packages := filepath.Join(goroot(t), "src")
 	for _, doc := range []string{"README.md", "CONTRIBUTING.md", "docs/architecture.md"} {
 		text, err := os.ReadFile(doc)
 		if err != nil {
@@ -304,7 +314,7 @@ func TestREADMENames(t *testing.T) {
 				t.Errorf("%s: make has no target %s", doc, target)
 			}
 			_, err := os.Stat(m[1])
-			if _, of := os.Stat(filepath.Join(runtime.GOROOT(), "src", m[1])); of == nil {
+			if _, of := os.Stat(filepath.Join(packages, m[1])); of == nil {
 				err = nil // a package of Go's
 			}
 			if strings.Contains(m[1], "/") && file.MatchString(m[1]) && err != nil {
