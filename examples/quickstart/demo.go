@@ -46,6 +46,9 @@ type container struct {
 func demo(ctx context.Context, o options) error {
 	s := &show{}
 	err := s.perform(ctx, o)
+	if ctx.Err() != nil {
+		fmt.Println() // behind the ^C of a terminal
+	}
 	if ctx.Err() != nil && err != nil {
 		err = errInterrupted
 	}
