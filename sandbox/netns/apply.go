@@ -32,6 +32,7 @@ type apply struct {
 	local    map[string]bool  // silent links whose link-local address was dealt with
 	keeps    map[string]bool  // links that keep the other addresses of a subnet
 	raised   []string         // far ends of veths that came up
+	expected []membership     // of far ends that were given IPv6 addresses
 	loopback bool             // lo was raised
 	last     []sandbox.Sysctl // to be set at the end
 	retried  map[int]bool     // steps that were done again
@@ -53,7 +54,7 @@ func (a *apply) run(ctx context.Context) (err error) {
 			deleting = d
 		}
 		if replaces && s.Op == sandbox.AddRoute { // what flows turns to a new link only when that passes it on
-			if err := a.settleCarriers(ctx); err != nil {
+			if err := a.ready(ctx); err != nil {
 				return err
 			}
 		}
@@ -64,24 +65,7 @@ func (a *apply) run(ctx context.Context) (err error) {
 	if err := a.flush(ctx); err != nil {
 		return err
 	}
-	return a.settleCarriers(ctx)
-}
-
-// settleCarriers makes the far ends of veths that came up ready to send.
-func (a *apply) settleCarriers(ctx context.Context) error {
-	if len(a.raised) == 0 {
-		return nil
-	}
-	if err := a.flush(ctx); err != nil {
-		return err
-	}
-	for _, name := range a.raised {
-		if err := settleCarrier(a.inside.route, name); err != nil {
-			return err
-		}
-	}
-	a.raised = nil
-	return nil
+	return a.ready(ctx)
 }
 
 // finish leaves nothing behind, whatever became of the steps.

@@ -89,6 +89,7 @@ func floor(tb testing.TB, host *nlmsg.Socket, bridge uint32, n int) *nlmsg.Socke
 // yard is a host with a bridge for benchmarks.
 type yard struct {
 	tb     testing.TB
+	h      *nstest.Host
 	p      *netns.Provider
 	host   sandbox.Namespace
 	raw    *nlmsg.Socket
@@ -99,7 +100,7 @@ type yard struct {
 func newYard(tb testing.TB, ready int) *yard {
 	h := nstest.New(tb, "h")
 	p := provider(tb, h, ready)
-	y := &yard{tb: tb, p: p, next: 2}
+	y := &yard{tb: tb, h: h, p: p, next: 2}
 	y.host = must(p.Open(context.Background(), sandbox.Origin{Host: true}))(tb)
 	must(y.host.Apply(context.Background(), "net/1", sandbox.Config{}, bridge()))(tb)
 	y.raw = must(nlmsg.Open(h.Path(), unix.NETLINK_ROUTE))(tb, closed[*nlmsg.Socket])
@@ -112,6 +113,7 @@ type attached struct {
 	id    string
 	ns    sandbox.Namespace
 	outer sandbox.Config
+	inner sandbox.Config
 }
 
 func (y *yard) attach() attached {
@@ -121,7 +123,7 @@ func (y *yard) attach() attached {
 	a.ns = must(y.p.Create(ctx, a.id))(y.tb)
 	outer, inner := endpoint(y.next, a.ns.Key())
 	a.outer = must(y.host.Apply(ctx, outer.Links[0].Owner, sandbox.Config{}, outer))(y.tb)
-	must(a.ns.Apply(ctx, "sb/"+a.id, sandbox.Config{}, inner))(y.tb)
+	a.inner = must(a.ns.Apply(ctx, "sb/"+a.id, sandbox.Config{}, inner))(y.tb)
 	return a
 }
 

@@ -28,7 +28,10 @@ func (a *apply) addr(ctx context.Context, op sandbox.Op, l sandbox.Link, p netip
 		}
 	}
 	a.writeAddr(op, index, p)
-	if op == sandbox.DelAddr && p.Addr().Is6() && l.Silent && !l.Adopt {
+	if op == sandbox.AddAddr {
+		return a.expect(index, l, p)
+	}
+	if p.Addr().Is6() && l.Silent && !l.Adopt {
 		return a.delLinkLocal(index, l.Name)
 	}
 	return nil

@@ -52,8 +52,8 @@ func (a *apply) route(ctx context.Context, op sandbox.Op, r sandbox.Route) error
 	if index != 0 {
 		b.Uint32(unix.RTA_OIF, index)
 	}
-	if metric := r.Metric; metric != 0 {
-		b.Uint32(unix.RTA_PRIORITY, uint32(metric))
+	if metric := metricOf(r); metric != 0 {
+		b.Uint32(unix.RTA_PRIORITY, metric)
 	}
 	b.Uint32(unix.RTA_TABLE, routeTable(r, kind))
 	b.End()
@@ -79,6 +79,14 @@ func (a *apply) rawRoute(r sandbox.Route) (kind uint8, err error) {
 	h[7] = kind
 	a.batch.Raw(h[:]...)
 	return kind, nil
+}
+
+// metricOf is what is written: a deletion of an IPv6 route that names none would take the first of any.
+func metricOf(r sandbox.Route) uint32 {
+	if r.Metric == 0 && r.Dst.Addr().Is6() {
+		return metric6
+	}
+	return uint32(r.Metric)
 }
 
 func routeTypes() []word {

@@ -46,27 +46,6 @@ func look(s *nlmsg.Socket, index uint32, name string) (seen, error) {
 	return found, nil
 }
 
-// settleCarrier has the kernel finish what it puts off when a veth is raised: until then both ends drop what is sent. It does so for a
-// link that it is asked about (from 6.8 on; before, a worker of its own is done within a millisecond or so). The far side may be in any
-// namespace.
-func settleCarrier(s *nlmsg.Socket, name string) error {
-	l, err := look(s, 0, name)
-	if err != nil || l.kind != "veth" {
-		return err
-	}
-	var b nlmsg.Batch
-	beginLink(&b, unix.RTM_GETLINK, unix.NLM_F_ACK, l.link, 0, 0)
-	if l.space != nil {
-		b.Attr(unix.IFLA_TARGET_NETNSID, l.space)
-	}
-	b.Uint32(unix.IFLA_EXT_MASK, skipStats)
-	b.End()
-	if err := s.Do(&b, nil); err != nil {
-		return fmt.Errorf("look at the other end of %s: %w", name, err)
-	}
-	return nil
-}
-
 // listLinks asks for all links.
 func listLinks(s *nlmsg.Socket) ([]seen, error) {
 	var b nlmsg.Batch
