@@ -14,8 +14,8 @@ import (
 // Controller ties the nouns together. Safe for concurrent use. It keeps no copy of a record: each call reads the store anew. What it has
 // in memory cannot be recorded (sockets, handles, who waits) or may be forgotten (doubts, facts about the host).
 //
-// Locks, in this order and nowhere else: network (shared by endpoint verbs, exclusive for its own), endpoint, sandbox (for one converge,
-// never over a call of a driver that acts), up (of a network that is there on demand). Readers: none.
+// Locks, in this order and nowhere else: name (of a network that is being made), network (shared by endpoint verbs, exclusive for its own),
+// endpoint, sandbox (for one converge, never over a call of a driver that acts), up (of a network that is there on demand). Readers: none.
 type Controller struct {
 	o         Options
 	log       *slog.Logger

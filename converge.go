@@ -367,8 +367,9 @@ func strike(tx datastore.Tx, v *content, left []*member, ending bool) error {
 		case m.doomed(v):
 			errs = append(errs, endpointTable(m.on).Delete(tx, string(m.id)),
 				endpointNames(m.on).free(tx, m.info.Spec.Name, string(m.id)))
-		case m.info.ID != "" && m.info.Sandbox == v.id:
+		case m.info.ID != "" && (m.info.Sandbox == v.id || m.info.Sandbox == "" && len(m.info.Ports) > 0):
 			clearPlace(&m.info)
+			m.info.Ports = nil
 			errs = append(errs, endpointTable(m.on).Put(tx, string(m.id), m.info))
 		}
 	}

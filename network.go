@@ -82,6 +82,11 @@ func (c *Controller) createNetwork(ctx context.Context, s NetworkSpec) (endpoint
 	if err != nil {
 		return "", err
 	}
+	free, err := c.locks.exclusive(ctx, networkNames.key(n.Name)) // who comes later shall find the name taken, not the subnets
+	if err != nil {
+		return "", err
+	}
+	defer free()
 	unlock, err := c.locks.exclusive(ctx, networkOwner(n.ID))
 	if err != nil {
 		return "", err
