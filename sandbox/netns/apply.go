@@ -31,8 +31,8 @@ type apply struct {
 	frames   []outgoing       // to be sent after it
 	local    map[string]bool  // silent links whose link-local address was dealt with
 	keeps    map[string]bool  // links that keep the other addresses of a subnet
-	raised   []string         // far ends of veths that came up
-	expected []membership     // of far ends that were given IPv6 addresses
+	raised   []string         // far ends of veths that came up or were given addresses
+	expected []address        // of far ends, IPv6
 	loopback bool             // lo was raised
 	last     []sandbox.Sysctl // to be set at the end
 	retried  map[int]bool     // steps that were done again

@@ -13,20 +13,23 @@ func (a *apply) delLink(ctx context.Context, l sandbox.Link) error {
 	b := &a.batch
 	switch {
 	case l.Adopt:
+		return nil
 	case l.Arrives != "":
 		return a.sendBack(ctx, l)
 	case l.Veth != nil, l.Child != nil:
 		a.giveUp(l.Name)
-	case l.Bridge != nil, l.VXLAN != nil, l.Tap != nil:
-		beginLink(b, unix.RTM_DELLINK, 0, 0, 0, 0)
-		b.String(unix.IFLA_IFNAME, l.Name)
-		b.End()
-	default: // its other end is deleted, and it counts as gone until then
-		beginLink(b, unix.RTM_NEWLINK, 0, 0, 0, unix.IFF_UP)
-		b.String(unix.IFLA_IFNAME, l.Name)
-		b.Uint32(unix.IFLA_GROUP, a.ns.p.groups.dead(0))
-		b.End()
+		return nil
 	}
+	beginLink(b, unix.RTM_NEWLINK, 0, 0, 0, unix.IFF_UP)
+	b.String(unix.IFLA_IFNAME, l.Name)
+	b.Uint32(unix.IFLA_GROUP, a.ns.p.groups.going())
+	b.End()
+	if isFar(l) { // its other end is deleted, and it counts as gone until then
+		return nil
+	}
+	beginLink(b, unix.RTM_DELLINK, 0, 0, 0, 0)
+	b.String(unix.IFLA_IFNAME, l.Name)
+	b.End()
 	return nil
 }
 

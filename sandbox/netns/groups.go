@@ -41,7 +41,11 @@ func openGroups(file string) (groups, error) {
 }
 
 // dead is the group of links given up in the nth round.
-func (g groups) dead(n uint32) uint32 { return g.making + 1 + n%(groupCount-1) }
+func (g groups) dead(n uint32) uint32 { return g.making + 1 + n%(groupCount-2) }
+
+// going is the group of links that are deleted at once, or from their other side: nobody deletes by it. Whoever sees one go knows that it
+// was us.
+func (g groups) going() uint32 { return g.making + groupCount - 1 }
 
 // isDead says whether a link of this group is as good as gone.
 func (g groups) isDead(group uint32) bool { return group > g.making && group < g.making+groupCount }

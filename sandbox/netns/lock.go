@@ -10,7 +10,8 @@ import (
 )
 
 // lock claims a host for one process of an instance: two would undo each other's work. The claim is an abstract unix socket, whose names
-// belong to a network namespace and which no crash leaves behind. The result is its descriptor.
+// belong to a network namespace and which no crash leaves behind. The result is its
+// descriptor, -1 on error.
 func lock(host, instance string) (int, error) {
 	name := &unix.SockaddrUnix{Name: "@sealane/" + instance}
 	fd := -1
@@ -26,10 +27,13 @@ func lock(host, instance string) (int, error) {
 		}
 		return unix.Listen(fd, 1)
 	})
-	if err != nil && fd >= 0 {
-		unix.Close(fd)
+	if err != nil {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+		return -1, err
 	}
-	return fd, err
+	return fd, nil
 }
 
 // holder says who has the name, if it can be told: whoever connects is told the credentials of the listener.

@@ -43,6 +43,7 @@ type observer struct {
 	s      *nlmsg.Socket
 	names  map[uint32]string // of all links, by index
 	owners map[uint32]string // of ours
+	gone   map[uint32]bool   // those given up
 	shares map[string]sandbox.Config
 }
 
@@ -51,9 +52,12 @@ func (o *observer) links() error {
 	if err != nil {
 		return err
 	}
-	o.names, o.owners = make(map[uint32]string, len(links)), make(map[uint32]string, len(links))
+	o.names, o.owners, o.gone = make(map[uint32]string, len(links)), make(map[uint32]string, len(links)), map[uint32]bool{}
 	for _, l := range links {
 		o.names[l.index] = l.name
+		if o.n.p.groups.isDead(l.group) {
+			o.gone[l.index] = true
+		}
 		if owner, ours := o.owner(l); ours {
 			o.owners[l.index] = owner
 		}

@@ -117,7 +117,7 @@ func hops(a map[uint16][]byte) []hop {
 // route puts a route into the share of its link's owner.
 func (o *observer) route(h []byte, a map[uint16][]byte, way hop) {
 	owner, ours := o.owners[way.link]
-	if o.n.host && !ours {
+	if !ours && (o.n.host || o.gone[way.link]) {
 		return
 	}
 	dst, ok := netip.AddrFromSlice(a[unix.RTA_DST])

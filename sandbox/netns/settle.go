@@ -2,7 +2,6 @@ package netns
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -26,13 +25,16 @@ func (a *apply) ready(ctx context.Context) error {
 	if err := a.flush(ctx); err != nil {
 		return err
 	}
-	for _, name := range a.raised {
+	if err := a.settleAddrs(ctx); err != nil {
+		return err
+	}
+	for _, name := range slices.Compact(a.raised) {
 		if err := settleCarrier(a.inside.route, name); err != nil {
 			return err
 		}
 	}
 	a.raised = nil
-	return a.settleAddrs(ctx)
+	return nil
 }
 
 // settleCarrier has link watch's work done: the kernel does it at once for a link that it is asked about (from 6.8 on; before, a worker
@@ -74,7 +76,7 @@ func askLink(b *nlmsg.Batch, space []byte, index uint32) {
 	b.End()
 }
 
-// expect has the kernel tell when an address of the present batch can be asked for.
+// expect has the kernel tell when addresses of the present batch are in use.
 func (a *apply) expect(index uint32, l sandbox.Link, p netip.Prefix) error {
 	if !isFar(l) || l.Down || !p.Addr().Is6() {
 		return nil
@@ -85,63 +87,67 @@ func (a *apply) expect(index uint32, l sandbox.Link, p netip.Prefix) error {
 			return fmt.Errorf("listen for addresses: %w", err)
 		}
 	}
-	a.expected = append(a.expected, membership{index, solicited(p.Addr())})
+	a.expected = append(a.expected, address{index, p.Addr()})
+	a.raised = append(a.raised, l.Name)
 	return nil
 }
 
-// membership is a multicast group on a link.
-type membership struct {
+// address is one of a link.
+type address struct {
 	index uint32
-	group netip.Addr
+	addr  netip.Addr
 }
 
-// solicited is where neighbours ask for an address (RFC 4291, section 2.7.1).
-func solicited(addr netip.Addr) netip.Addr {
-	a := addr.As16()
-	return netip.AddrFrom16([16]byte{0xff, 0x02, 11: 1, 12: 0xff, 13: a[13], 14: a[14], 15: a[15]})
-}
-
-// settleAddrs waits until what is expected has come. The news tell when to look; what was told before is seen without them.
+// settleAddrs waits until what is expected is in use: the last that the kernel does is to add a route. It tells a moment before, under the
+// lock that a question about a link waits for; what was told before this began is seen without.
 func (a *apply) settleAddrs(ctx context.Context) error {
 	const patience = time.Second // then whoever asks again will be heard
-	end := time.Now().Add(patience)
-	for len(a.expected) > 0 {
-		joined, err := memberships(a.inside.route)
-		if err != nil {
+	s := a.inside.route
+	for end := time.Now().Add(patience); ; {
+		var err error
+		if a.expected, err = unused(s, a.expected); err != nil {
 			return err
 		}
-		a.expected = slices.DeleteFunc(a.expected, func(m membership) bool { return slices.Contains(joined, m) })
 		left := time.Until(end)
 		if len(a.expected) == 0 || left <= 0 || ctx.Err() != nil {
-			break
+			a.expected = nil
+			return nil
 		}
-		wait := []unix.PollFd{{Fd: int32(a.inside.route.FD()), Events: unix.POLLIN}}
-		if _, err := unix.Poll(wait, int(left.Milliseconds())); err != nil && !errors.Is(err, unix.EINTR) {
+		told := []unix.PollFd{{Fd: int32(s.FD()), Events: unix.POLLIN}}
+		if _, err := unix.Poll(told, int(left.Milliseconds())); err != nil && !errors.Is(err, unix.EINTR) {
 			return fmt.Errorf("wait for addresses: %w", err)
 		}
+		if _, err := look(s, loopback, ""); err != nil {
+			return err
+		}
 	}
-	return nil
 }
 
-// memberships are the multicast groups of all links.
-func memberships(s *nlmsg.Socket) ([]membership, error) {
+// unused are those addresses that the kernel does not take for its own yet.
+func unused(s *nlmsg.Socket, addrs []address) ([]address, error) {
+	const host = 128 // bits
 	var b nlmsg.Batch
-	b.Begin(unix.RTM_GETMULTICAST, unix.NLM_F_DUMP|unix.NLM_F_ACK)
-	var h [unix.SizeofIfAddrmsg]byte
-	h[0] = unix.AF_INET6
-	b.Raw(h[:]...)
-	b.End()
-	var all []membership
-	err := s.Do(&b, func(_ uint16, p []byte) {
-		if len(p) < unix.SizeofIfAddrmsg {
+	for _, a := range addrs {
+		b.Begin(unix.RTM_GETROUTE, 0)
+		var h [unix.SizeofRtMsg]byte
+		h[0], h[1] = unix.AF_INET6, host
+		b.Raw(h[:]...)
+		b.Attr(unix.RTA_DST, a.addr.AsSlice())
+		b.Uint32(unix.RTA_OIF, a.index)
+		b.End()
+	}
+	b.Acknowledge()
+	var used []netip.Addr
+	err := s.Do(&b, func(typ uint16, p []byte) {
+		if typ != unix.RTM_NEWROUTE || len(p) < unix.SizeofRtMsg || p[7] != unix.RTN_LOCAL {
 			return
 		}
-		if group, ok := netip.AddrFromSlice(nlmsg.Attr(p[unix.SizeofIfAddrmsg:], unix.IFA_MULTICAST)); ok {
-			all = append(all, membership{binary.NativeEndian.Uint32(p[4:]), group})
+		if addr, ok := netip.AddrFromSlice(nlmsg.Attr(p[unix.SizeofRtMsg:], unix.RTA_DST)); ok {
+			used = append(used, addr)
 		}
 	})
-	if err != nil {
-		return nil, fmt.Errorf("list multicast groups: %w", err)
+	if _, err := nlmsg.Refusals(err); err != nil { // no route to it is a refusal
+		return nil, fmt.Errorf("look up addresses: %w", err)
 	}
-	return all, nil
+	return slices.DeleteFunc(addrs, func(a address) bool { return slices.Contains(used, a.addr) }), nil
 }

@@ -27,7 +27,7 @@ func (p *Provider) Survey(_ context.Context, links []string) (sandbox.Survey, er
 		return s, fmt.Errorf("survey the host: %w", err)
 	}
 	s.Boot = fmt.Sprintf("%s/%d", strings.TrimSpace(string(boot)), p.cookie)
-	if s.Resolvers, err = resolvers("/etc/resolv.conf"); err != nil {
+	if s.Resolvers, err = resolvers("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"); err != nil {
 		return s, fmt.Errorf("survey the host: %w", err)
 	}
 	if err := nsthread.Do(p.host, func() (err error) { s.Features = p.features(); return nil }); err != nil {
@@ -149,13 +149,13 @@ func (p *Provider) handle() (*netlink.Handle, error) {
 
 // resolvers are the name servers of the host. systemd-resolved writes its own stub there, which no container reaches; the true ones are
 // in a file beside.
-func resolvers(file string) ([]netip.Addr, error) {
+func resolvers(file, behindStub string) ([]netip.Addr, error) {
 	servers, err := nameservers(file)
 	stub := func(a netip.Addr) bool {
 		return a == netip.MustParseAddr("127.0.0.53") || a == netip.MustParseAddr("127.0.0.54")
 	}
 	if err == nil && len(servers) > 0 && !slices.ContainsFunc(servers, func(a netip.Addr) bool { return !stub(a) }) {
-		if real, err := nameservers("/run/systemd/resolve/resolv.conf"); err == nil {
+		if real, err := nameservers(behindStub); err == nil {
 			return real, nil
 		}
 	}

@@ -90,7 +90,7 @@ func onlyType(typ uint16) []unix.SockFilter {
 	}
 }
 
-// lost reads whose link a message says is gone.
+// lost reads whose link a message says is gone. One that we gave up or delete says so by its group.
 func (p *Provider) lost(message []byte) (string, bool) {
 	if len(message) < unix.SizeofNlMsghdr {
 		return "", false
