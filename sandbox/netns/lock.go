@@ -10,9 +10,9 @@ import (
 )
 
 // lock claims a host for one process of an instance: two would undo each other's work. The claim is an abstract unix socket, whose names
-// belong to a network namespace and which no crash leaves behind. The result is its
-// descriptor, -1 on error.
+// belong to a network namespace and which no crash leaves behind. The result is its descriptor, -1 on error.
 func lock(host, instance string) (int, error) {
+	const askers = 64 // nobody accepts: those who ask who it is stay in the queue
 	name := &unix.SockaddrUnix{Name: "@sealane/" + instance}
 	fd := -1
 	err := nsthread.Do(host, func() (err error) {
@@ -25,7 +25,7 @@ func lock(host, instance string) (int, error) {
 		if err != nil {
 			return err
 		}
-		return unix.Listen(fd, 1)
+		return unix.Listen(fd, askers)
 	})
 	if err != nil {
 		if fd >= 0 {

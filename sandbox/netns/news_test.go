@@ -78,6 +78,7 @@ func TestWatchTellsOfOthersDeletesOnly(t *testing.T) {
 	r.change(r.host, "net/2", tunnel, sandbox.Config{})
 	r.drain()
 	r.change(r.host, "ep/2", sandbox.Config{}, outer)
+	sb.Close()
 	r.remove(name) // its end takes the veth with it
 	if got, want := next(r, news), outer.Links[0].Owner; got != want {
 		t.Errorf("told of %s, want %s", got, want)
