@@ -110,7 +110,7 @@ func (s *Socket) Close() error {
 }
 
 // Do sends a batch in one system call and reads the answers of the messages that carry NLM_F_ACK, up to the last of them. reply, which
-// may be nil, is given what else the kernel says: type and payload, valid during the call. The result joins an *Error for each refused
+// may be nil, is given what else the kernel says, news included: type and payload, valid during the call. The result joins an *Error for each refused
 // message, in order. rtnetlink carries on after a refusal, nfnetlink undoes the whole batch.
 func (s *Socket) Do(b *Batch, reply func(typ uint16, payload []byte)) error {
 	if b.Len() == 0 {
@@ -170,6 +170,8 @@ func (s *Socket) receive(first uint32, acks int, reply func(uint16, []byte)) err
 			p = p[min((n+align-1)&^(align-1), len(p)):]
 			index := int(int32(seq - first))
 			switch {
+			case seq == 0 && reply != nil: // news of a group that the socket is in
+				reply(typ, body)
 			case index < 0: // left over from a call that gave up
 			case typ == unix.NLMSG_ERROR:
 				if wantsAck(body) {

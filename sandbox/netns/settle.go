@@ -103,28 +103,31 @@ type address struct {
 func (a *apply) settleAddrs(ctx context.Context) error {
 	const patience = time.Second // then whoever asks again will be heard
 	s := a.inside.route
-	for end := time.Now().Add(patience); ; {
-		var err error
-		if a.expected, err = unused(s, a.expected); err != nil {
+	for end := time.Now().Add(patience); len(a.expected) > 0; {
+		left, told, err := unused(s, a.expected)
+		if err != nil {
 			return err
 		}
-		left := time.Until(end)
-		if len(a.expected) == 0 || left <= 0 || ctx.Err() != nil {
+		patient := time.Until(end)
+		if a.expected = left; len(left) == 0 || patient <= 0 || ctx.Err() != nil {
 			a.expected = nil
 			return nil
 		}
-		told := []unix.PollFd{{Fd: int32(s.FD()), Events: unix.POLLIN}}
-		if _, err := unix.Poll(told, int(left.Milliseconds())); err != nil && !errors.Is(err, unix.EINTR) {
-			return fmt.Errorf("wait for addresses: %w", err)
+		if !told {
+			news := []unix.PollFd{{Fd: int32(s.FD()), Events: unix.POLLIN}}
+			if _, err := unix.Poll(news, int(patient.Milliseconds())); err != nil && !errors.Is(err, unix.EINTR) {
+				return fmt.Errorf("wait for addresses: %w", err)
+			}
 		}
 		if _, err := look(s, loopback, ""); err != nil {
 			return err
 		}
 	}
+	return nil
 }
 
-// unused are those addresses that the kernel does not take for its own yet.
-func unused(s *nlmsg.Socket, addrs []address) ([]address, error) {
+// unused are those addresses that the kernel does not take for its own yet. told says that news came while it was asked.
+func unused(s *nlmsg.Socket, addrs []address) (left []address, told bool, err error) {
 	const host = 128 // bits
 	var b nlmsg.Batch
 	for _, a := range addrs {
@@ -138,7 +141,8 @@ func unused(s *nlmsg.Socket, addrs []address) ([]address, error) {
 	}
 	b.Acknowledge()
 	var used []netip.Addr
-	err := s.Do(&b, func(typ uint16, p []byte) {
+	err = s.Do(&b, func(typ uint16, p []byte) {
+		told = told || typ == unix.RTM_NEWADDR
 		if typ != unix.RTM_NEWROUTE || len(p) < unix.SizeofRtMsg || p[7] != unix.RTN_LOCAL {
 			return
 		}
@@ -147,7 +151,7 @@ func unused(s *nlmsg.Socket, addrs []address) ([]address, error) {
 		}
 	})
 	if _, err := nlmsg.Refusals(err); err != nil { // no route to it is a refusal
-		return nil, fmt.Errorf("look up addresses: %w", err)
+		return nil, false, fmt.Errorf("look up addresses: %w", err)
 	}
-	return slices.DeleteFunc(addrs, func(a address) bool { return slices.Contains(used, a.addr) }), nil
+	return slices.DeleteFunc(addrs, func(a address) bool { return slices.Contains(used, a.addr) }), told, nil
 }
