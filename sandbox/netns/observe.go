@@ -19,9 +19,9 @@ import (
 const Leftover = "leftover"
 
 // Observe reads the shares of all owners of this instance; in the host's namespace also Leftover. Elsewhere all that is there, but lo and
-// what the kernel made itself, is the share of owner "". Of a veth neither end shows the other's name, so that Veth.Peer is "" and a far
-// end is not told from a near one: Diff takes either for it. Routes of the host that are on no link of ours and rules of the host have
-// no mark that tells an owner and are left out.
+// what the kernel made itself, is the share of owner "". A veth of the host that leads to a namespace that we made is told with Peer and
+// Space; of any other neither is known, nor whether it is a near end or a far one: Diff takes it for either. Routes of the host that are
+// on no link of ours and rules of the host have no mark that tells an owner and are left out.
 func (n *Namespace) Observe(context.Context) (map[string]sandbox.Config, error) {
 	s, err := n.enter(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -66,12 +66,19 @@ func (o *observer) links() error {
 	if err != nil {
 		return err
 	}
+	far, err := o.farEnds(links)
+	if err != nil {
+		return err
+	}
 	for _, l := range links {
 		owner, ours := o.owners[l.index]
 		if !ours {
 			continue
 		}
 		link := o.link(l)
+		if v, known := far[l.index]; known {
+			link.Veth = &v
+		}
 		link.Addrs = slices.DeleteFunc(addrs[l.index], func(p netip.Prefix) bool { return p == linkLocal(l.mac) })
 		c := o.shares[owner]
 		c.Links = append(c.Links, link)
@@ -109,7 +116,7 @@ func (o *observer) link(l seen) sandbox.Link {
 	data := maps.Collect(nlmsg.Attrs(l.data))
 	switch l.kind {
 	case "veth":
-		link.Veth = &sandbox.Veth{}
+		link.Veth = o.far(l)
 	case "bridge":
 		link.Bridge = &sandbox.Bridge{NoSnooping: number(data[unix.IFLA_BR_MCAST_SNOOPING]) == 0}
 	case "vxlan":
