@@ -116,7 +116,7 @@ func (o *observer) link(l seen) sandbox.Link {
 	data := maps.Collect(nlmsg.Attrs(l.data))
 	switch l.kind {
 	case "veth":
-		link.Veth = o.far(l)
+		link.Veth = &sandbox.Veth{}
 	case "bridge":
 		link.Bridge = &sandbox.Bridge{NoSnooping: number(data[unix.IFLA_BR_MCAST_SNOOPING]) == 0}
 	case "vxlan":
