@@ -3,7 +3,6 @@ package netns_test
 import (
 	"context"
 	"testing"
-	"time"
 
 	"github.com/sealane/sealane/sandbox"
 )
@@ -26,51 +25,4 @@ func TestObserveTellsFarEnds(t *testing.T) {
 	if got := shares[out.Links[0].Owner].Links[0].Veth; got.Space != "" || got.Peer != "" {
 		t.Errorf("in somebody else's: got %+v", got)
 	}
-}
-
-// What we delete ourselves is not told, what somebody else deletes is.
-func TestWatchTellsWhatOthersDelete(t *testing.T) {
-	r := newRoom(t, 0)
-	ctx, cancel := context.WithCancel(context.Background())
-	told, ended := make(chan string, 100), make(chan struct{})
-	go func() {
-		defer close(ended)
-		for owner, err := range r.host.Watch(ctx) {
-			if err != nil {
-				owner = err.Error()
-			}
-			told <- owner
-		}
-	}()
-	probe := func() bool { // nothing says when the watch has begun
-		r.change(r.host, "probe", sandbox.Config{}, sandbox.Config{Links: []sandbox.Link{{Name: "sl-probe", Owner: "probe", Bridge: &sandbox.Bridge{}}}})
-		r.h.Run("ip", "link", "del", "sl-probe")
-		select {
-		case got := <-told:
-			return got == "probe"
-		case <-time.After(100 * time.Millisecond):
-			return false
-		}
-	}
-	for end := time.Now().Add(10 * time.Second); !probe(); {
-		if time.Now().After(end) {
-			t.Fatal("nothing was told")
-		}
-	}
-	for range 3 {
-		sb, name := r.create()
-		outer, inner := endpoint(2, sb.Key())
-		r.change(r.host, "net/1", sandbox.Config{}, bridge())
-		r.change(r.host, "ep/2", sandbox.Config{}, outer)
-		r.change(sb, "sb/2", sandbox.Config{}, inner)
-		r.change(r.host, "ep/2", outer, sandbox.Config{})
-		r.remove(name)
-		r.change(r.host, "net/1", bridge(), sandbox.Config{})
-		r.drain()
-	}
-	if !probe() { // comes after all that would have been told of ours
-		t.Error("something of ours was told before the probe")
-	}
-	cancel()
-	<-ended
 }

@@ -1,14 +1,22 @@
 package netns
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
-// ready keeps namespaces made beforehand: making one is more than half of an attach. One goroutine makes up for what is taken.
+// quiet is how long nobody must have taken a namespace before more are made: making them costs the attaches that go on meanwhile.
+const quiet = 50 * time.Millisecond
+
+// ready keeps namespaces made beforehand: making one is more than half of an attach. One goroutine makes up for what is taken, when it has
+// been quiet for a while or nothing is left.
 type ready struct {
 	size    int
 	produce func() (*space, error)
 
 	mu      sync.Mutex
 	spaces  []*space
+	taken   time.Time // when the last one was
 	wake    chan struct{}
 	stop    chan struct{}
 	stopped chan struct{}
@@ -35,6 +43,7 @@ func (r *ready) take() *space {
 	}
 	s := r.spaces[n-1]
 	r.spaces = r.spaces[:n-1]
+	r.taken = time.Now()
 	select {
 	case r.wake <- struct{}{}:
 	default:
@@ -44,13 +53,24 @@ func (r *ready) take() *space {
 
 func (r *ready) run() {
 	defer close(r.stopped)
+	later := time.NewTimer(quiet)
+	defer later.Stop()
 	for {
 		select {
 		case <-r.stop:
 			return
 		case <-r.wake:
+		case <-later.C:
 		}
-		for r.short() {
+		for {
+			wait, short := r.due()
+			if !short {
+				break
+			}
+			if wait > 0 {
+				later.Reset(wait)
+				break
+			}
 			s, err := r.produce()
 			if err != nil {
 				break // whoever needs one makes it then, and is told why that fails
@@ -62,16 +82,19 @@ func (r *ready) run() {
 	}
 }
 
-// short says whether some are missing.
-func (r *ready) short() bool {
+// due says whether some are missing, and how long to wait before the next one is made.
+func (r *ready) due() (wait time.Duration, short bool) {
 	select {
 	case <-r.stop:
-		return false
+		return 0, false
 	default:
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.spaces) < r.size
+	if len(r.spaces) > 0 {
+		wait = time.Until(r.taken.Add(quiet))
+	}
+	return wait, len(r.spaces) < r.size
 }
 
 // close stops and gives what is left.
