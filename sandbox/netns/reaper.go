@@ -106,13 +106,6 @@ func (r *reaper) wait(ctx context.Context) error {
 	return err
 }
 
-// busy says whether something is left to do.
-func (r *reaper) busy() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.done < r.asked
-}
-
 // close does what is left and stops.
 func (r *reaper) close() {
 	close(r.stop)
