@@ -1,6 +1,7 @@
 package sealane_test
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 
@@ -227,5 +228,32 @@ func TestSysctlsAreSetInTheSandbox(t *testing.T) {
 	}
 	if got := w.host.Run("cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start"); got != "1024\n" {
 		t.Errorf("the host's setting is %q", got)
+	}
+}
+
+// When Join returns whoever calls the new addresses is answered, not after the kernel's next try a second later: in a sandbox that was
+// empty and in one that has another network.
+func TestWhatJoinedAnswersAtOnce(t *testing.T) {
+	w := newWorld(t)
+	blue := w.network(sealane.NetworkSpec{Name: "blue", IPv6: true, IPAM: subnets("10.1.0.0/16", "fd00:1::/64")})
+	red := w.network(sealane.NetworkSpec{Name: "red", IPv6: true})
+	for i := range 40 {
+		c := w.sandbox(sandbox.Spec{Name: fmt.Sprint("c", i)})
+		if i%2 == 0 {
+			c.join(red, endpoint.Spec{Name: fmt.Sprint("c", i)})
+		}
+		firewalltest.Serve(t, c.as(), 80)
+		info, err := c.join(blue, endpoint.Spec{Name: fmt.Sprint("c", i)}).Info(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range info.Addresses {
+			conn, err := w.host.Dial("tcp", netip.AddrPortFrom(p.Addr(), 80).String()) // within a second
+			if err != nil {
+				t.Errorf("%s: %v", p.Addr(), err)
+				continue
+			}
+			conn.Close()
+		}
 	}
 }

@@ -2,6 +2,7 @@ package sealane_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -152,6 +153,16 @@ func (w *world) restart() {
 	w.t.Helper()
 	w.stop()
 	w.start()
+}
+
+// rest waits until nothing is under way in the background.
+func (w *world) rest() {
+	w.t.Helper()
+	ctx := context.Background()
+	w.Idle(ctx)
+	if err := errors.Join(w.spaces.Drain(ctx), w.walls.Drain(ctx)); err != nil {
+		w.t.Error(err)
+	}
 }
 
 // network makes a network that goes with the test.
