@@ -91,11 +91,11 @@ func (m *machine) start() error {
 // restart plays the death of the process and the start of the next.
 func (m *machine) restart() {
 	m.t.Helper()
-	m.arm(false)
-	m.kernel.Crash()
 	if m.Controller != nil {
 		m.Close()
 	}
+	m.arm(false)
+	m.kernel.Crash()
 	if err := m.start(); err != nil {
 		m.t.Fatalf("restart: %v", err)
 	}
@@ -207,8 +207,8 @@ func script(driver string) []op {
 			})
 		}},
 		{"restart", func(m *machine) error {
-			m.kernel.Crash()
 			m.Close()
+			m.kernel.Crash()
 			return m.start()
 		}},
 		{"leave red", func(m *machine) error { return ep(m, "red").Leave(ctx) }},

@@ -3,6 +3,7 @@ package sealane
 import (
 	"context"
 	"errors"
+	"iter"
 	"strings"
 	"sync"
 	"time"
@@ -278,28 +279,41 @@ func (c *Controller) isGone(ctx context.Context, info sandbox.Info) (bool, error
 func (c *Controller) watch(ctx context.Context) {
 	c.work.Go(func() { c.mend(ctx) })
 	c.work.Go(func() {
-		for owner, err := range c.host.Watch(ctx) {
-			if err != nil {
-				c.log.Warn("links of the host are not watched any more", "error", err)
-				return
-			}
+		c.keepWatching(ctx, "links", c.host.Watch, func(owner string) {
 			c.log.Warn("somebody changed a link of ours", "owner", owner)
 			c.mender.later(owner, nil)
-		}
+		})
 	})
 	if c.wall != nil {
 		c.work.Go(func() {
-			for who, err := range c.wall.Watch(ctx) {
-				if err != nil {
-					c.log.Warn("the firewall is not watched any more", "error", err)
-					return
-				}
+			c.keepWatching(ctx, "firewall", c.wall.Watch, func(who string) {
 				c.log.Warn("somebody changed our firewall rules", "who", who)
 				c.mender.later("", nil)
-			}
+			})
 		})
 	}
 	c.watchEnds(ctx)
+}
+
+// keepWatching starts a watch again when it ends, as it does when more happened than its socket could hold; what was missed is then
+// looked for.
+func (c *Controller) keepWatching(ctx context.Context, what string, watch func(context.Context) iter.Seq2[string, error], told func(string)) {
+	const pause = time.Second
+	for {
+		for name, err := range watch(ctx) {
+			if err != nil {
+				c.log.Warn("watching broke off; beginning again", "what", what, "error", err)
+				c.mender.later("", nil)
+				break
+			}
+			told(name)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+	}
 }
 
 // watchEnds notices namespaces of others that end, where the provider can tell: their sandboxes end with them.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/sealane/sealane/datastore"
 	"github.com/sealane/sealane/endpoint"
@@ -61,10 +62,21 @@ func (c *Controller) tryNetwork(ctx context.Context, n netdriver.Network, owner 
 	if err := c.applyPlan(ctx, owner, have, want, up); err != nil {
 		return err
 	}
+	c.tellSettings(held.Plan, want)
 	if up {
 		return nil
 	}
 	return c.networkIsDown(ctx, n, owner)
+}
+
+// tellSettings logs the settings of the host itself, such as forwarding, that a network needs: they are not turned back.
+func (c *Controller) tellSettings(had, wants netdriver.Plan) {
+	before := hostShare(had).Config.Sysctls
+	for _, s := range hostShare(wants).Config.Sysctls {
+		if s.Link == "" && !slices.Contains(before, s) {
+			c.log.Info("made sure of a setting of the host", "sysctl", "net/"+s.Key, "value", s.Value)
+		}
+	}
 }
 
 // wantOfNetwork asks the driver for the plan. One that acts is asked once, with the wish on record before.

@@ -109,7 +109,7 @@ func (c *Controller) plan(ctx context.Context, v *content) error {
 func (c *Controller) planMember(ctx context.Context, v *content, m *member, ports []endpoint.PortBinding) (netdriver.Plan, error) {
 	name := cmp.Or(m.info.Interface, m.info.Spec.Interface)
 	switch {
-	case v.sandbox.Unknown: // nobody knows more than what is held
+	case v.sandbox.Unknown, m.network.Unknown && m.held.Owner != "": // nobody knows more than what is held
 		return m.held.Plan, nil
 	case m.driven.Driver != "": // it was asked before, without the sandbox's lock
 		return m.driven.Plan.Named(name), nil
