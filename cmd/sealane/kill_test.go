@@ -333,12 +333,12 @@ func TestChurnWithKills(t *testing.T) {
 	d.serve()
 	d.must(d.CreateNetwork(t.Context(), api.NetworkSpec{Name: "blue", EnableIPv6: true}))
 	var done, failed atomic.Int64
-	var alive sync.RWMutex // held while the daemon is away: its callers wait for the next one
+	lives := &lives{next: make(chan struct{})}
 	var work sync.WaitGroup
 	for n := range callers {
 		work.Go(func() {
 			for i := 0; done.Add(1) <= int64(*cycles); i++ {
-				failed.Add(d.cycle(&alive, fmt.Sprintf("c%d-%d", n, i), 9000+n))
+				failed.Add(d.cycle(lives, fmt.Sprintf("c%d-%d", n, i), 9000+n))
 			}
 		})
 	}
@@ -349,9 +349,8 @@ func TestChurnWithKills(t *testing.T) {
 		case <-t.Context().Done():
 		}
 		d.killNine()
-		alive.Lock()
 		d.serve()
-		alive.Unlock()
+		lives.begin()
 	}
 	work.Wait()
 	t.Logf("%d cycles by %d callers with %d kills; %d calls failed on the way", *cycles, callers, *kills, failed.Load())
@@ -361,27 +360,51 @@ func TestChurnWithKills(t *testing.T) {
 	if err := d.RemoveNetwork(t.Context(), "blue", false); err != nil {
 		t.Error(err)
 	}
-	for _, file := range []string{"run/run.db", "root/root.db"} {
+	for _, file := range []string{"run/store.db", "root/store.db"} {
 		if info, err := os.Stat(filepath.Join(d.dir, file)); err != nil || info.Size() > 1<<20 {
 			t.Errorf("%s: %v, %v", file, info, err)
 		}
 	}
 }
 
+// lives counts the daemons: who lost one waits for the next.
+type lives struct {
+	mu   sync.Mutex
+	next chan struct{} // closed when the next one serves
+}
+
+func (l *lives) begin() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	close(l.next)
+	l.next = make(chan struct{})
+}
+
+func (l *lives) after() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.next
+}
+
 // cycle makes a container and removes it. It returns how many calls failed and were made again.
-func (d *victim) cycle(alive *sync.RWMutex, name string, port int) (failed int64) {
+func (d *victim) cycle(lives *lives, name string, port int) (failed int64) {
 	call := func(what string, do func(ctx context.Context) error, settled func(error) bool) {
 		for try := 0; ; try++ {
-			alive.RLock()
+			next := lives.after()
 			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 			err := do(ctx)
 			cancel()
-			alive.RUnlock()
 			if err == nil || try > 0 && settled(err) {
 				return
 			}
-			if failed++; !errdefs.IsUnavailable(err) && !errors.Is(err, io.EOF) || try > 100 {
+			if failed++; !errdefs.IsUnavailable(err) && !errors.Is(err, io.EOF) {
 				d.t.Errorf("%s %s, try %d: %v", what, name, try, err)
+				return
+			}
+			select {
+			case <-next:
+			case <-time.After(30 * time.Second):
+				d.t.Errorf("%s %s: no daemon: %v", what, name, err)
 				return
 			}
 		}

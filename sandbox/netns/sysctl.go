@@ -11,16 +11,42 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/sealane/sealane/internal/nsthread"
 	"github.com/sealane/sealane/sandbox"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
 // sysctl writes a value in the namespace and says whether it was another.
 func (n *Namespace) sysctl(s sandbox.Sysctl) (changed bool, err error) {
 	err = nsthread.Do(n.path(), func() (err error) {
+		if n.host && s.Path() == "ipv6/conf/all/forwarding" && s.Value == "1" {
+			if err := keepAdvertisedRoutes(); err != nil {
+				return err
+			}
+		}
 		changed, err = writeSysctl(s.Path(), s.Value)
 		return err
 	})
 	return changed, err
+}
+
+// keepAdvertisedRoutes lets the links whose default route came by a router advertisement go on listening to them: a host that forwards
+// does not unless it is told to (accept_ra=2), and would lose its way out when the route ends.
+func keepAdvertisedRoutes() error {
+	advertised := &netlink.Route{Protocol: unix.RTPROT_RA}
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V6, advertised, netlink.RT_FILTER_PROTOCOL)
+	if err != nil {
+		return fmt.Errorf("look for advertised routes: %w", err)
+	}
+	for _, r := range routes {
+		l, err := netlink.LinkByIndex(r.LinkIndex)
+		if err != nil {
+			continue // it went with its routes
+		}
+		if _, err := writeSysctl("ipv6/conf/"+l.Attrs().Name+"/accept_ra", "2"); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // path is the file of the namespace, the host's included.
