@@ -164,7 +164,7 @@ func (a *adoption) sandbox(ctx context.Context, s sandbox.Info) error {
 }
 
 // endpoint writes the records of an endpoint with what the kernel has of it: its host's part, and the interface in the sandbox if that
-// could be seen.
+// could be seen. Without it only the addresses that ports lead to are known.
 func (a *adoption) endpoint(ctx context.Context, s sandbox.Info, owner, master string, inside *sandbox.Link) error {
 	id := strings.TrimPrefix(owner, "ep/")
 	plan, terms := a.seen.plan(owner), a.seen.terms[owner]
@@ -174,6 +174,8 @@ func (a *adoption) endpoint(ctx context.Context, s sandbox.Info, owner, master s
 		plan.Attachment = &sandbox.Attachment{Link: *inside}
 		e.MAC = inside.MAC
 		e.Addresses = slices.DeleteFunc(slices.Clone(inside.Addrs), func(p netip.Prefix) bool { return p.Addr().IsLinkLocalUnicast() })
+	} else {
+		e.Addresses = targetsOf(terms)
 	}
 	a.held[owner] = true
 	return a.c.o.Run.Update(ctx, func(tx datastore.Tx) error {
@@ -183,6 +185,17 @@ func (a *adoption) endpoint(ctx context.Context, s sandbox.Info, owner, master s
 			memberTable(s.ID).Put(tx, id, e.Network),
 			heldTable().Put(tx, owner, netdriver.Held{Owner: owner, Sandbox: s.ID, Plan: plan}))
 	})
+}
+
+// targetsOf are the addresses that published ports lead to, each once.
+func targetsOf(t firewall.Terms) []netip.Prefix {
+	var targets []netip.Prefix
+	for _, p := range t.Ports {
+		if a := netip.PrefixFrom(p.Target, p.Target.BitLen()); !slices.Contains(targets, a) {
+			targets = append(targets, a)
+		}
+	}
+	return targets
 }
 
 // bindingsOf reads published ports back from terms, those of both families as one.

@@ -113,7 +113,7 @@ func (s *stream) answers() int {
 	return len(s.heard)
 }
 
-// end stops talking and says how much was sent and how much of it was not answered.
+// end stops talking, closes the connection and says how much was sent and how much of it was not answered.
 func (s *stream) end(t *testing.T) (sent, lost int) {
 	t.Helper()
 	close(s.stop)
@@ -131,6 +131,7 @@ func (s *stream) end(t *testing.T) (sent, lost int) {
 		}
 		break
 	}
+	s.conn.Close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {
