@@ -295,7 +295,8 @@ func unlike(have, want Link) bool {
 	switch {
 	case want.Veth != nil:
 		h, w := have.Veth, want.Veth
-		return h.Peer != w.Peer || h.Space != w.Space || len(w.MAC) != 0 && !bytes.Equal(h.MAC, w.MAC)
+		// The far end's MAC as observed is not here: a container may have changed it, and the sandbox's own share sets it right.
+		return h.Peer != w.Peer || h.Space != w.Space || len(h.MAC) != 0 && len(w.MAC) != 0 && !bytes.Equal(h.MAC, w.MAC)
 	case want.VXLAN != nil:
 		return *have.VXLAN != *want.VXLAN
 	case want.Child != nil:

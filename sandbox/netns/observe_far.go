@@ -49,7 +49,7 @@ func (o *observer) farEnds(links []seen) (map[uint32]sandbox.Veth, error) {
 		}
 		for _, l := range some {
 			if end, ok := there[[2]uint32{l.link, l.index}]; ok {
-				far[l.index] = sandbox.Veth{Space: keys[number(l.space)], Peer: end.name, MAC: end.mac}
+				far[l.index] = sandbox.Veth{Space: keys[number(l.space)], Peer: end.name}
 			}
 		}
 	}
