@@ -336,6 +336,11 @@ func (e *endpointHandle) join(ctx context.Context, into sandbox.ID) error {
 
 // enterSandbox asks the driver that acts, and converges the sandbox with the endpoint in it.
 func (e *endpointHandle) enterSandbox(ctx context.Context, n netdriver.Network, info endpoint.Info, s sandbox.Info) error {
+	if e.c.mender.doubts(sandboxOwner(s.ID)) { // what an earlier call left undone may have the interface's name still
+		if err := e.c.converge(ctx, s.ID, nil, nil); err != nil {
+			return fmt.Errorf("finish what an earlier call left undone: %w", err)
+		}
+	}
 	driven, err := e.c.driveInto(ctx, n, info, s)
 	if err != nil {
 		return err

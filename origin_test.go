@@ -318,9 +318,7 @@ func TestForeignNamespace(t *testing.T) {
 		}
 		engine.Run("ip", "link", "set", "eth0", "up")
 		for _, p := range info.Addresses {
-			if err := peer.pings(p.Addr()); err != nil {
-				t.Error(err)
-			}
+			nstest.Eventually(t, "what the caller configured is heard", func() bool { return peer.pings(p.Addr()) == nil })
 		}
 		w.restart()
 		c.again()
