@@ -128,7 +128,7 @@ func (r *reaper) run() {
 // work does what has gathered and says whether there was anything.
 func (r *reaper) work() bool {
 	r.mu.Lock()
-	links, mounts := r.links, r.mounts
+	links, mounts, asked := r.links, r.mounts, r.asked
 	r.links, r.mounts = nil, nil
 	if len(links) > 0 { // what is given up from now on is for the next message
 		r.round, r.members = r.round+1, 0
@@ -137,19 +137,22 @@ func (r *reaper) work() bool {
 	if len(links)+len(mounts) == 0 {
 		return false
 	}
+	var errs []error
 	for _, path := range mounts {
-		r.report(unmount(path))
+		errs = append(errs, unmount(path))
 	}
 	for _, g := range links {
-		r.report(r.delete(g))
+		errs = append(errs, r.delete(g))
 	}
+	r.report(asked, errors.Join(errs...))
 	return true
 }
 
-func (r *reaper) report(err error) {
+// report says that all that was asked for by then is done. It was not done in the order of asking, so that no part of it counts alone.
+func (r *reaper) report(asked uint64, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.done++
+	r.done = asked
 	r.failed = errors.Join(r.failed, err)
 	close(r.changed)
 	r.changed = make(chan struct{})
