@@ -130,10 +130,11 @@ func trace(t *testing.T, n int) map[string]*traced {
 	}
 	said := bufio.NewReader(stdout)
 	await := func(word string) {
-		for line := ""; line != word+"\n"; {
+		var before strings.Builder
+		for line := ""; line != word+"\n"; before.WriteString(line) {
 			var err error
 			if line, err = said.ReadString('\n'); err != nil {
-				t.Fatalf("the traced process ended: %v", child.Wait())
+				t.Fatalf("the traced process ended: %v\n%s%s", child.Wait(), &before, line)
 			}
 		}
 	}
