@@ -211,11 +211,12 @@ func (s *Store) intact() error {
 	if c := s.broken.Load(); c != nil {
 		return c
 	}
+	least := s.size.Load() // before the look: a commit meanwhile grows both
 	st, err := s.file.Stat()
 	if err != nil {
 		return nil // closed: bbolt says so
 	}
-	if st.Size() < s.size.Load() {
+	if st.Size() < least {
 		return s.fail(fmt.Sprintf("cut to %d bytes while in use", st.Size()))
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/sealane/sealane/datastore"
@@ -221,6 +222,37 @@ func TestFileIsBounded(t *testing.T) {
 	got, err := content(s, "ep", "lease")
 	if err != nil || len(got) != 0 {
 		t.Errorf("left: %d records, %v", len(got), err)
+	}
+}
+
+// A file that grows under many readers is not taken for one that was cut.
+func TestGrowsUnderReaders(t *testing.T) {
+	value := strings.Repeat("v", 8<<10)
+	for range 5 { // each growth is one chance
+		s := open(t, filepath.Join(memory(t), "store.db"), bolt.Options{NoSync: true})
+		done := make(chan struct{})
+		var readers errgroup.Group
+		for range 8 {
+			readers.Go(func() error {
+				for {
+					select {
+					case <-done:
+						return nil
+					default:
+						if _, err := content(s, "none"); err != nil {
+							return err
+						}
+					}
+				}
+			})
+		}
+		for i := range 200 {
+			put(t, s, "ep/"+strconv.Itoa(i), value)
+		}
+		close(done)
+		if err := readers.Wait(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
