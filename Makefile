@@ -8,9 +8,12 @@ BENCHFLAGS  ?=
 # Test binaries are built by you and run as root, who keeps a build cache of its own and finds your modules.
 EXEC        := $(if $(SUDO),-exec "sudo env PATH=$(PATH) GOMODCACHE=$(shell go env GOMODCACHE)")
 
-export PATH := $(PATH):/usr/sbin:/sbin
+# Where programs go that Debian's present suite does not have.
+SERVERS     := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sealane/bin
 
-.PHONY: demo test verify fuzz bench check
+export PATH := $(PATH):/usr/sbin:/sbin:$(SERVERS)
+
+.PHONY: demo test verify fuzz bench check servers
 
 demo: ## two containers on a network that talk
 	go build -o bin/quickstart ./examples/quickstart
@@ -18,8 +21,13 @@ demo: ## two containers on a network that talk
 
 test: ## everything that must hold before a change goes in
 	scripts/need gcc:gcc /usr/include/stdio.h:libc6-dev ip:iproute2 nft:nftables ping:iputils-ping conntrack:conntrack busybox:busybox-static strace:strace
+	$(MAKE) --no-print-directory servers
 	$(MAKE) --no-print-directory check
 	go test -race -count=1 -p 2 -timeout 12m $(EXEC) ./...
+
+servers: ## Consul and etcd, which tests of stores run against
+	scripts/need etcd:etcd-server
+	scripts/consul $(SERVERS)
 
 verify: check ## checks, the floors, the README
 	scripts/need nft:nftables busybox:busybox-static

@@ -105,7 +105,8 @@ var logs = exceptions{}
 
 // programs is packages, apart from commands, examples and test kits, that may start programs.
 var programs = exceptions{
-	"internal/nstest": "test hosts check with ip, nft and ping",
+	"internal/nstest":     "test hosts check with ip, nft and ping",
+	"internal/servertest": "tests of stores run against real servers",
 }
 
 const (

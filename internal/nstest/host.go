@@ -206,12 +206,20 @@ func (h *Host) ListenPacket(network, address string) net.PacketConn {
 	return c
 }
 
-// Dial connects from inside the host, from any address of a family, within a second. Addresses are literals, so the thread that is in
-// the host is the one that connects.
+// Dial connects from inside the host, from any address of a family, within a second.
 func (h *Host) Dial(network, address string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	return h.DialContext(ctx, network, address)
+}
+
+// DialContext connects from inside the host, as long as ctx lets it. Addresses are literals, so the thread that is in the host is the one
+// that connects.
+func (h *Host) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	var c net.Conn
 	err := nsthread.DoFD(int(h.ns), func() (err error) {
-		c, err = net.DialTimeout(network, address, time.Second)
+		var d net.Dialer
+		c, err = d.DialContext(ctx, network, address)
 		return err
 	})
 	return c, err

@@ -26,3 +26,26 @@ func TestTwoHosts(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestLAN(t *testing.T) {
+	MustNotLeak(t)
+	a, b, c := New(t, "a"), New(t, "b"), New(t, "c")
+	lan := NewLAN(t, netip.MustParsePrefix("192.0.2.0/24"), a, b, c)
+	reaches := func(from, to *Host) bool {
+		_, err := from.Try("ping", "-c1", "-W0.3", lan.Addr(to).String())
+		return err == nil
+	}
+	check := func(what string, ab, ac, bc bool) {
+		t.Helper()
+		if reaches(a, b) != ab || reaches(a, c) != ac || reaches(b, c) != bc {
+			t.Errorf("%s: want a-b %t, a-c %t, b-c %t", what, ab, ac, bc)
+		}
+	}
+	check("at first", true, true, true)
+	lan.Cut(a)
+	check("without a", false, false, true)
+	lan.Cut(b, c)
+	check("b and c away together", false, false, true)
+	lan.Heal()
+	check("healed", true, true, true)
+}
