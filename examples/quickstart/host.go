@@ -25,9 +25,5 @@ func becomeThrowAwayHost(arg string) error {
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return fmt.Errorf("raise the host's loopback: %w", err)
 	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	return unix.Exec(self, append(os.Args, arg), os.Environ())
+	return unix.Exec("/proc/self/exe", append(os.Args, arg), os.Environ())
 }
