@@ -19,7 +19,8 @@ type content struct {
 	dirty   bool // the record was changed by this call
 	gone    bool // the namespace ended without us
 	members []*member
-	merged  sandbox.Merged // what it should contain
+	brought map[string]sandbox.Attachment // what the wanted members bring, by id
+	merged  sandbox.Merged                // what it should contain then
 }
 
 // member is an endpoint that is wanted in the sandbox, or that may have something in it.
@@ -29,6 +30,8 @@ type member struct {
 	info    endpoint.Info     // ID "": there is no record
 	network netdriver.Network // ID "": there is no record
 	held    netdriver.Held    // what the kernel may have; Owner "": nothing
+	had     netdriver.Plan    // what Held said before this call
+	host    netdriver.Share   // what the host had of it then
 	driven  netdriver.Held    // what a driver that acts may have, and what it answered to Join; Driver "": nothing
 	want    netdriver.Plan
 	listed  bool // it has a membership
@@ -89,7 +92,7 @@ func (v *content) add(e endpoint.Info, n netdriver.Network) *member {
 
 // read reads a sandbox and all that may be in it, at one moment of each store.
 func (c *Controller) read(ctx context.Context, id sandbox.ID) (*content, error) {
-	v, err := view(ctx, c.o.Run, func(tx datastore.Tx) (*content, error) { return readRun(tx, id) })
+	v, err := view(ctx, c.o.Run, func(tx datastore.Tx) (*content, error) { return c.memory.readRun(tx, id) })
 	if err != nil || len(v.members) == 0 {
 		return v, err
 	}
@@ -98,7 +101,7 @@ func (c *Controller) read(ctx context.Context, id sandbox.ID) (*content, error) 
 			if m.driven, _, err = maybe(drivenTable().Get(tx, endpointOwner(m.id))); err != nil {
 				return err
 			}
-			if m.network, _, err = maybe(networkTable().Get(tx, string(m.on))); err != nil {
+			if m.network, _, err = maybe(c.memory.networks.Get(tx, networkTable(), string(m.on))); err != nil {
 				return err
 			}
 		}
@@ -106,9 +109,16 @@ func (c *Controller) read(ctx context.Context, id sandbox.ID) (*content, error) 
 	})
 }
 
-func readRun(tx datastore.Tx, id sandbox.ID) (v *content, err error) {
+// memory is of what the records of the last few verbs decoded to.
+type memory struct {
+	networks  datastore.Memo[netdriver.Network]
+	sandboxes datastore.Memo[sandbox.Info]
+	endpoints datastore.Memo[endpoint.Info]
+}
+
+func (r *memory) readRun(tx datastore.Tx, id sandbox.ID) (v *content, err error) {
 	v = &content{id: id}
-	if v.sandbox, v.known, err = maybe(sandboxTable().Get(tx, string(id))); err != nil {
+	if v.sandbox, v.known, err = maybe(r.sandboxes.Get(tx, sandboxTable(), string(id))); err != nil {
 		return nil, err
 	}
 	members := memberTable(id)
@@ -118,7 +128,7 @@ func readRun(tx datastore.Tx, id sandbox.ID) (v *content, err error) {
 			return nil, err
 		}
 		m := &member{id: endpoint.ID(name), on: n, listed: true}
-		if m.info, _, err = maybe(endpointTable(n).Get(tx, name)); err != nil {
+		if m.info, _, err = maybe(r.endpoints.Get(tx, endpointTable(n), name)); err != nil {
 			return nil, err
 		}
 		if m.held, _, err = maybe(heldTable().Get(tx, endpointOwner(m.id))); err != nil {

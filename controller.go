@@ -12,7 +12,7 @@ import (
 )
 
 // Controller ties the nouns together. Safe for concurrent use. It keeps no copy of a record: each call reads the store anew. What it has
-// in memory cannot be recorded (sockets, handles, who waits) or may be forgotten (doubts, facts about the host).
+// in memory cannot be recorded (sockets, handles, who waits) or may be forgotten (doubts, facts about the host, what texts decode to).
 //
 // Locks, in this order and nowhere else: name (of a network that is being made), network (shared by endpoint verbs, exclusive for its own),
 // endpoint, sandbox (for one converge, never over a call of a driver that acts), up (of a network that is there on demand). Readers: none.
@@ -27,6 +27,7 @@ type Controller struct {
 	ports     ports
 	spaces    spaces
 	withdrawn withdrawals
+	memory    memory
 	mender    *mender
 	stop      context.CancelFunc
 	work      sync.WaitGroup // goroutines of ours

@@ -10,7 +10,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/sealane/sealane/datastore"
-	"github.com/sealane/sealane/endpoint"
 	"github.com/sealane/sealane/firewall"
 	"github.com/sealane/sealane/netdriver"
 	"github.com/sealane/sealane/sandbox"
@@ -84,27 +83,20 @@ func (c *Controller) converge(ctx context.Context, id sandbox.ID, edit func(*con
 
 // carryOut records, applies and settles.
 func (c *Controller) carryOut(ctx context.Context, v *content, seen *observation) error {
-	before := v.heldPlans()
+	for _, m := range v.members {
+		m.had = m.held.Plan
+		m.host = hostShare(m.had)
+		if seen != nil {
+			m.host = hostShare(seen.plan(endpointOwner(m.id)))
+		}
+	}
 	if err := c.record(ctx, v); err != nil {
 		return err
 	}
-	if seen != nil {
-		for _, m := range v.members {
-			before[m.id] = seen.plan(endpointOwner(m.id))
-		}
-	}
-	if err := c.apply(ctx, v, before, seen != nil); err != nil {
+	if err := c.apply(ctx, v, seen != nil); err != nil {
 		return err
 	}
 	return c.settle(ctx, v)
-}
-
-func (v *content) heldPlans() map[endpoint.ID]netdriver.Plan {
-	held := make(map[endpoint.ID]netdriver.Plan, len(v.members))
-	for _, m := range v.members {
-		held[m.id] = m.held.Plan
-	}
-	return held
 }
 
 // record writes what is wanted and what may exist from now on, a few members at a time: each Update leaves records to converge from.
@@ -112,7 +104,8 @@ func (c *Controller) record(ctx context.Context, v *content) error {
 	const atOnce = 4 // five keys and directories a member, less than datastore.MaxKeys
 	var written []*member
 	for _, m := range v.members {
-		if m.dirty || m.wanted(v) && !m.holds(m.want) {
+		if m.dirty || m.wanted(v) {
+			m.hold(v)
 			written = append(written, m)
 		}
 	}
@@ -139,9 +132,15 @@ func (c *Controller) record(ctx context.Context, v *content) error {
 	return nil
 }
 
-// holds says that Held covers a plan already.
-func (m *member) holds(p netdriver.Plan) bool { return m.held.Owner != "" && equal(m.held.Plan, p) }
+// hold makes Held cover what is wanted.
+func (m *member) hold(v *content) {
+	if m.wanted(v) {
+		m.fresh = m.held.Owner == ""
+		m.held = netdriver.Held{Owner: endpointOwner(m.id), Sandbox: v.id, Plan: withoutEntries(m.want)}
+	}
+}
 
+// write puts the records of a member. The store knows which of them are as they were.
 func (m *member) write(tx datastore.Tx, v *content) error {
 	var errs []error
 	if m.dirty && m.info.ID != "" {
@@ -151,8 +150,6 @@ func (m *member) write(tx datastore.Tx, v *content) error {
 		errs = append(errs, memberTable(v.id).Put(tx, string(m.id), m.on))
 	}
 	if m.wanted(v) {
-		m.fresh = m.held.Owner == ""
-		m.held = netdriver.Held{Owner: endpointOwner(m.id), Sandbox: v.id, Plan: withoutEntries(m.want)}
 		errs = append(errs, heldTable().Put(tx, m.held.Owner, m.held))
 	}
 	return errors.Join(errs...)
@@ -160,11 +157,11 @@ func (m *member) write(tx datastore.Tx, v *content) error {
 
 // apply makes the kernel match. What restricts comes before links when making and goes after them when unmaking. All ports change hands
 // in one transaction, when what they will lead to is there and what they led to still is: somebody is calling at every moment.
-func (c *Controller) apply(ctx context.Context, v *content, before map[endpoint.ID]netdriver.Plan, look bool) error {
-	first, ports, last := v.terms(before)
+func (c *Controller) apply(ctx context.Context, v *content, look bool) error {
+	first, ports, last := v.terms()
 	sooner := func() error { return c.applyTerms(ctx, ports) }
-	later := func() error { return c.applyInside(ctx, v, before, look) }
-	if v.grows(before) {
+	later := func() error { return c.applyInside(ctx, v, look) }
+	if v.grows() {
 		sooner, later = later, sooner
 	}
 	return inOrder(
@@ -174,7 +171,7 @@ func (c *Controller) apply(ctx context.Context, v *content, before map[endpoint.
 				if !m.wanted(v) {
 					continue
 				}
-				if err := c.applyLinks(ctx, m, hostShare(before[m.id]).Config, hostShare(m.want).Config); err != nil {
+				if err := c.applyLinks(ctx, m, m.host.Config, hostShare(m.want).Config); err != nil {
 					return err
 				}
 			}
@@ -186,7 +183,7 @@ func (c *Controller) apply(ctx context.Context, v *content, before map[endpoint.
 				if m.remains(v) {
 					continue
 				}
-				if err := c.applyLinks(ctx, m, hostShare(before[m.id]).Config, sandbox.Config{}); err != nil {
+				if err := c.applyLinks(ctx, m, m.host.Config, sandbox.Config{}); err != nil {
 					return err
 				}
 			}
@@ -196,9 +193,9 @@ func (c *Controller) apply(ctx context.Context, v *content, before map[endpoint.
 }
 
 // terms are the changes of the firewall in the order of apply: what restricts, what is published, and what restricts no more.
-func (v *content) terms(before map[endpoint.ID]netdriver.Plan) (first, ports, last []firewall.Change) {
+func (v *content) terms() (first, ports, last []firewall.Change) {
 	for _, m := range v.members {
-		have, want := hostShare(before[m.id]).Terms, firewall.Terms{}
+		have, want := m.host.Terms, firewall.Terms{}
 		if m.wanted(v) {
 			want = hostShare(m.want).Terms
 		} else {
@@ -214,14 +211,17 @@ func (v *content) terms(before map[endpoint.ID]netdriver.Plan) (first, ports, la
 }
 
 // grows says that a member has no link yet: then nothing can lead to it before it is arranged.
-func (v *content) grows(before map[endpoint.ID]netdriver.Plan) bool {
+func (v *content) grows() bool {
 	return slices.ContainsFunc(v.members, func(m *member) bool {
-		return m.wanted(v) && len(hostShare(before[m.id]).Config.Links) == 0
+		return m.wanted(v) && len(m.host.Config.Links) == 0
 	})
 }
 
-// hostShare is the host's part of a plan.
+// hostShare is the host's part of a plan. It shares memory with the plan.
 func hostShare(p netdriver.Plan) netdriver.Share {
+	if len(p.Shares) == 1 && p.Shares[0].Space == "" {
+		return p.Shares[0]
+	}
 	var host netdriver.Share
 	for _, s := range p.Shares {
 		if s.Space == "" {
@@ -245,7 +245,7 @@ func joined(a, b firewall.Terms) firewall.Terms {
 func (c *Controller) applyTerms(ctx context.Context, changes []firewall.Change) error {
 	var real []firewall.Change
 	for _, ch := range changes {
-		if !reflect.DeepEqual(ch.Have, ch.Want) && !ch.Have.Equal(ch.Want) {
+		if !reflect.DeepEqual(ch.Have, ch.Want) {
 			real = append(real, ch)
 		}
 	}
@@ -267,18 +267,18 @@ func (c *Controller) applyLinks(ctx context.Context, m *member, have, want sandb
 }
 
 // applyInside makes the inside of the sandbox match. One that is ours and on its way out is not tidied: it goes as a whole.
-func (c *Controller) applyInside(ctx context.Context, v *content, before map[endpoint.ID]netdriver.Plan, look bool) error {
+func (c *Controller) applyInside(ctx context.Context, v *content, look bool) error {
 	if !v.enterable() || v.gone || v.sandbox.Deleting && v.ours() || len(v.members) == 0 {
 		return nil
 	}
 	held := map[string]sandbox.Attachment{}
 	for _, m := range v.members {
-		if a := before[m.id].Attachment; !look && a != nil {
+		if a := m.had.Attachment; a != nil {
 			held[string(m.id)] = *a
 		}
-		if look && m.held.Plan.Attachment != nil {
-			held[string(m.id)] = *m.held.Plan.Attachment
-		}
+	}
+	if !look && reflect.DeepEqual(held, v.brought) {
+		return nil
 	}
 	was, err := sandbox.Merge(held)
 	if err != nil {

@@ -430,13 +430,18 @@ func (e *endpointHandle) records(ctx context.Context) (info endpoint.Info, n net
 	return info, n, err
 }
 
-// present reads the endpoint, which is not on its way out.
+// present reads the endpoint, which is not on its way out. The record is shared with others who read it.
 func (e *endpointHandle) present(ctx context.Context) (endpoint.Info, error) {
-	info, err := e.Info(ctx)
-	if err == nil && info.Deleting {
-		err = fmt.Errorf("%w: it is being deleted", errdefs.ErrFailedPrecondition)
+	info, err := view(ctx, e.c.o.Run, func(tx datastore.Tx) (endpoint.Info, error) {
+		return e.c.memory.endpoints.Get(tx, endpointTable(e.on), string(e.id))
+	})
+	if err != nil {
+		return info, fmt.Errorf("endpoint %s: %w", shortID(string(e.id)), err)
 	}
-	return info, err
+	if info.Deleting {
+		return info, fmt.Errorf("%w: it is being deleted", errdefs.ErrFailedPrecondition)
+	}
+	return info, nil
 }
 
 // Leave takes the endpoint out of its sandbox.

@@ -51,7 +51,7 @@ type network struct {
 func (n *network) ID() endpoint.NetworkID { return n.id }
 
 func (n *network) Info(ctx context.Context) (netdriver.Network, error) {
-	r, err := n.c.networkRecord(ctx, n.id)
+	r, err := view(ctx, n.c.o.Root, func(tx datastore.Tx) (netdriver.Network, error) { return networkTable().Get(tx, string(n.id)) })
 	if err != nil {
 		return r, fmt.Errorf("network %s: %w", shortID(string(n.id)), err)
 	}
@@ -59,10 +59,10 @@ func (n *network) Info(ctx context.Context) (netdriver.Network, error) {
 	return r, nil
 }
 
-// networkRecord reads a network's record: NotFound when there is none.
+// networkRecord reads a network's record, which is shared with others who read it: NotFound when there is none.
 func (c *Controller) networkRecord(ctx context.Context, id endpoint.NetworkID) (netdriver.Network, error) {
 	return view(ctx, c.o.Root, func(tx datastore.Tx) (netdriver.Network, error) {
-		return networkTable().Get(tx, string(id))
+		return c.memory.networks.Get(tx, networkTable(), string(id))
 	})
 }
 

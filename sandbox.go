@@ -25,7 +25,7 @@ type sandboxHandle struct {
 func (s *sandboxHandle) ID() sandbox.ID { return s.id }
 
 func (s *sandboxHandle) Info(ctx context.Context) (sandbox.Info, error) {
-	info, err := s.c.sandboxRecord(ctx, s.id)
+	info, err := view(ctx, s.c.o.Run, func(tx datastore.Tx) (sandbox.Info, error) { return sandboxTable().Get(tx, string(s.id)) })
 	if err != nil {
 		return info, fmt.Errorf("sandbox %s: %w", shortID(string(s.id)), err)
 	}
@@ -33,8 +33,11 @@ func (s *sandboxHandle) Info(ctx context.Context) (sandbox.Info, error) {
 	return info, nil
 }
 
+// sandboxRecord reads a sandbox's record, which is shared with others who read it: NotFound when there is none.
 func (c *Controller) sandboxRecord(ctx context.Context, id sandbox.ID) (sandbox.Info, error) {
-	return view(ctx, c.o.Run, func(tx datastore.Tx) (sandbox.Info, error) { return sandboxTable().Get(tx, string(id)) })
+	return view(ctx, c.o.Run, func(tx datastore.Tx) (sandbox.Info, error) {
+		return c.memory.sandboxes.Get(tx, sandboxTable(), string(id))
+	})
 }
 
 // Indexes of what no two sandboxes may share, and of who shares on purpose.
@@ -195,7 +198,9 @@ func (c *Controller) Sandboxes(ctx context.Context) iter.Seq2[sandbox.Info, erro
 // when there is no such sandbox.
 func (c *Controller) Endpoints(ctx context.Context, id sandbox.ID) iter.Seq2[endpoint.Info, error] {
 	return func(yield func(endpoint.Info, error) bool) {
-		v, err := view(ctx, c.o.Run, func(tx datastore.Tx) (*content, error) { return readRun(tx, id) })
+		v, err := view(ctx, c.o.Run, func(tx datastore.Tx) (*content, error) {
+			return new(memory).readRun(tx, id) // what is yielded is the caller's alone
+		})
 		if err == nil && !v.known {
 			err = errdefs.ErrNotFound
 		}

@@ -32,16 +32,19 @@ func escape(b *strings.Builder, segment string) {
 		return
 	}
 	dots := segment == "." || segment == ".."
+	done := 0 // bytes written as they stand, or escaped
 	for i := range len(segment) {
 		c := segment[i]
 		if plain(c) && !dots {
-			b.WriteByte(c)
 			continue
 		}
+		b.WriteString(segment[done:i])
+		done = i + 1
 		b.WriteByte('%')
 		b.WriteByte(upperHex[c>>4])
 		b.WriteByte(upperHex[c&15])
 	}
+	b.WriteString(segment[done:])
 }
 
 // Segments gives back what Key was given, of a whole key or of a name that List or Watch yields. InvalidArgument when Key does not

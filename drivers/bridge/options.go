@@ -28,7 +28,12 @@ type Options struct {
 
 // ParseOptions reads a network's options under Docker's names or ours. Unknown keys of Docker's bridge and keys without a dot, and bad
 // values, are InvalidArgument; other keys are not for us and pass.
-func ParseOptions(options map[string]string) (Options, error) { return table().Parse(options) }
+func ParseOptions(options map[string]string) (Options, error) {
+	if len(options) == 0 { // as of most networks, whose every endpoint asks
+		return Options{}, nil
+	}
+	return table().Parse(options)
+}
 
 // Labels are options as ParseOptions reads them, defaults left out.
 func (o Options) Labels() map[string]string { return table().Format(o) }

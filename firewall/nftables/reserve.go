@@ -16,7 +16,7 @@ import (
 // Reserve implements firewall.Reserver by bound sockets, one for each port, that never listen: another process gets "address in use", and so
 // do we where another process has the port on any address that overlaps. The zero Host is every address of both families, in one socket.
 // A zero Range is any one port that the kernel picks from ip_local_port_range less ip_local_reserved_ports; any other is held whole
-// or not at all. No packet reaches the sockets while the port is published, and what does otherwise is thrown away.
+// or not at all. No packet reaches the sockets while the port is published, and what does otherwise is refused (TCP, SCTP) or thrown away (UDP).
 //
 // AlreadyExists if a port is in use; FailedPrecondition if the host does not have the address; PermissionDenied; NotImplemented if the kernel
 // lacks the protocol; ResourceExhausted if no port or descriptor is left.
@@ -83,7 +83,13 @@ func bind(proto firewall.Proto, host netip.Addr, port uint16) (uint16, int, erro
 	if err != nil {
 		return 0, -1, err
 	}
-	number, err := bindSocket(fd, host, port)
+	if proto == firewall.UDP {
+		err = deafen(fd)
+	}
+	number := port
+	if err == nil {
+		number, err = bindSocket(fd, host, port)
+	}
 	if err != nil {
 		unix.Close(fd)
 		return 0, -1, err
@@ -91,12 +97,14 @@ func bind(proto firewall.Proto, host netip.Addr, port uint16) (uint16, int, erro
 	return number, fd, nil
 }
 
+// deafen throws away what reaches a socket: nobody reads, and its buffer would stay full for ever. Only UDP needs it, and it costs more than
+// the socket does: nothing is handed to one of TCP or SCTP that does not listen.
+func deafen(fd int) error {
+	nothing := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K}}
+	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &nothing[0]})
+}
+
 func bindSocket(fd int, host netip.Addr, port uint16) (uint16, error) {
-	// What reaches the socket would fill its buffer for ever: nobody reads.
-	deaf := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K}}
-	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &deaf[0]}); err != nil {
-		return 0, err
-	}
 	var address unix.Sockaddr
 	if host.Is4() {
 		address = &unix.SockaddrInet4{Port: int(port), Addr: host.As4()}
@@ -111,8 +119,8 @@ func bindSocket(fd int, host netip.Addr, port uint16) (uint16, error) {
 		}
 		address = inet6
 	}
-	if err := unix.Bind(fd, address); err != nil {
-		return 0, err
+	if err := unix.Bind(fd, address); err != nil || port != 0 {
+		return port, err
 	}
 	return boundPort(fd)
 }
