@@ -87,9 +87,7 @@ var state = exceptions{
 	"firewall/nftables.verdict": "a row of nft's table of data types",
 	"ipam/ipamtest.mac":         "an address that the tests hand over and nobody writes to",
 	"remote.validName":          "a compiled pattern",
-	"sealane.validLabels":       "a compiled pattern",
 	"sealane.validName":         "a compiled pattern",
-	"sealane.validOption":       "a compiled pattern",
 }
 
 // long is functions of more than maxLines.

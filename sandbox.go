@@ -66,7 +66,7 @@ func (c *Controller) CreateSandbox(ctx context.Context, s sandbox.Spec) (sandbox
 }
 
 func (c *Controller) createSandbox(ctx context.Context, s sandbox.Spec, repeatable bool) (made bool, err error) {
-	if err := errors.Join(checkName(s.Name), checkID(string(s.ID)), checkOrigin(s.Namespace), checkNames(s.Names)); err != nil {
+	if err := errors.Join(checkName(s.Name), checkID(string(s.ID)), checkOrigin(s.Namespace), s.Names.Check()); err != nil {
 		return false, err
 	}
 	inside, err := sandboxSysctls(s.Sysctls)
@@ -271,7 +271,7 @@ func (s *sandboxHandle) setNamespace(ctx context.Context, o sandbox.Origin) erro
 
 // Refresh changes names and resolver settings.
 func (s *sandboxHandle) Refresh(ctx context.Context, names sandbox.Names) error {
-	err := checkNames(names)
+	err := names.Check()
 	if err == nil {
 		err = s.c.converge(ctx, s.id, func(v *content) error {
 			if !v.known {

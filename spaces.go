@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -159,45 +157,6 @@ func checkOrigin(o sandbox.Origin) error {
 		return fmt.Errorf("%w: a namespace is given by path, by pid, shared, the host's, late or foreign: one of these", errdefs.ErrInvalidArgument)
 	}
 	return nil
-}
-
-var (
-	validLabels = regexp.MustCompile(`^[a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?(\.[a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?)*\.?$`)
-	validOption = regexp.MustCompile(`^[!-~]+$`)
-)
-
-// checkNames refuses what would put more into hosts or resolv.conf than one entry.
-func checkNames(n sandbox.Names) error {
-	var errs []error
-	bad := func(what, value string) {
-		errs = append(errs, fmt.Errorf("%w: %s %.80q", errdefs.ErrInvalidArgument, what, value))
-	}
-	const longestHostname, longestDomain = 64, 253
-	if n.Hostname != "" && (len(n.Hostname) > longestHostname || !validLabels.MatchString(n.Hostname)) {
-		bad("hostname", n.Hostname)
-	}
-	if n.Domainname != "" && (len(n.Domainname) > longestDomain || !validLabels.MatchString(n.Domainname)) {
-		bad("domain name", n.Domainname)
-	}
-	for _, s := range n.Search {
-		if s != "." && (len(s) > longestDomain || !validLabels.MatchString(s)) {
-			bad("search domain", s)
-		}
-	}
-	for _, o := range n.Options {
-		if !validOption.MatchString(o) {
-			bad("resolver option", o)
-		}
-	}
-	for name, address := range n.Hosts {
-		if len(name) > longestDomain || !validLabels.MatchString(name) {
-			bad("host name", name)
-		}
-		if _, err := netip.ParseAddr(address); err != nil && address != "host-gateway" {
-			bad("address of "+name, address)
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // sandboxSysctls turns net.… keys, with dots or slashes, into a config.

@@ -1,7 +1,6 @@
 package netns
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"fmt"
@@ -11,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/sealane/sealane/internal/nsthread"
+	"github.com/sealane/sealane/resolver"
 	"github.com/sealane/sealane/sandbox"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -27,7 +27,7 @@ func (p *Provider) Survey(_ context.Context, links []string) (sandbox.Survey, er
 		return s, fmt.Errorf("survey the host: %w", err)
 	}
 	s.Boot = fmt.Sprintf("%s/%d", strings.TrimSpace(string(boot)), p.cookie)
-	if s.Resolvers, err = resolvers("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"); err != nil {
+	if s.Resolvers, err = resolvers(resolver.HostConf, resolver.StubConf); err != nil {
 		return s, fmt.Errorf("survey the host: %w", err)
 	}
 	if err := nsthread.Do(p.host, func() (err error) { s.Features = p.features(); return nil }); err != nil {
@@ -147,38 +147,17 @@ func (p *Provider) handle() (*netlink.Handle, error) {
 	return netlink.NewHandleAt(netns.NsHandle(fd), unix.NETLINK_ROUTE)
 }
 
-// resolvers are the name servers of the host. systemd-resolved writes its own stub there, which no container reaches; the true ones are
-// in a file beside.
+// resolvers are the servers that the host asks.
 func resolvers(file, behindStub string) ([]netip.Addr, error) {
-	servers, err := nameservers(file)
-	stub := func(a netip.Addr) bool {
-		return a == netip.MustParseAddr("127.0.0.53") || a == netip.MustParseAddr("127.0.0.54")
-	}
-	if err == nil && len(servers) > 0 && !slices.ContainsFunc(servers, func(a netip.Addr) bool { return !stub(a) }) {
-		if real, err := nameservers(behindStub); err == nil {
-			return real, nil
-		}
-	}
-	return servers, err
-}
-
-func nameservers(file string) ([]netip.Addr, error) {
-	f, err := os.Open(file)
-	if os.IsNotExist(err) {
-		return nil, nil
-	}
-	if err != nil {
+	text, err := os.ReadFile(file)
+	if err != nil && !os.IsNotExist(err) {
 		return nil, err
 	}
-	defer f.Close()
-	var servers []netip.Addr
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		if w := strings.Fields(lines.Text()); len(w) >= 2 && w[0] == "nameserver" {
-			if a, err := netip.ParseAddr(w[1]); err == nil {
-				servers = append(servers, a)
-			}
+	conf := resolver.ParseResolvConf(text)
+	if conf.Stub() {
+		if real, err := os.ReadFile(behindStub); err == nil {
+			conf = resolver.ParseResolvConf(real)
 		}
 	}
-	return servers, lines.Err()
+	return conf.Servers, nil
 }
