@@ -38,6 +38,7 @@ var floors = map[string]int{
 	"drivers/host":      3,
 	"drivers/null":      3,
 	"firewall/nftables": 3,
+	"ipam/block":        3,
 	"ipam/null":         3,
 	"ipam/pool":         3,
 	"remote":            3,

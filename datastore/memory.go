@@ -13,7 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// NewMemory returns an empty store that is gone with the process. It is as optimistic as a cluster store: fn runs without any
+// NewMemory returns an empty store that is gone with the process. It has Presence. It is as optimistic as a cluster store: fn runs without any
 // lock and may see a torn state, and runs again when what it read was changed meanwhile.
 func NewMemory() Store { return &memory{dirs: map[string]*memoryDir{}} }
 
@@ -93,6 +93,41 @@ func (s *memory) Watch(ctx context.Context, dir string) iter.Seq2[Batch, error] 
 		}
 		return full, nil
 	})
+}
+
+// Announce implements Presence. The key goes when ctx ends; nothing else loses it.
+func (s *memory) Announce(ctx context.Context, key string, value []byte) (lost <-chan struct{}, err error) {
+	if err := (&Footprint{}).Write(key, value); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, fmt.Errorf("announce %s: %w: the store is closed", key, errdefs.ErrFailedPrecondition)
+	}
+	rev := s.set(key, append([]byte{}, value...))
+	gone := make(chan struct{})
+	context.AfterFunc(ctx, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.get(key).rev == rev { // a later announcement of the key is somebody else's
+			s.set(key, nil)
+		}
+		close(gone)
+	})
+	return gone, nil
+}
+
+// set is a commit of one value; nil deletes.
+func (s *memory) set(key string, value []byte) (rev uint64) {
+	s.rev++
+	if value == nil {
+		s.delete(key)
+	} else {
+		s.put(key, value)
+	}
+	s.feed.Publish(func(yield func(string, []byte) bool) { yield(key, value) })
+	return s.rev
 }
 
 func (s *memory) Close() error {
