@@ -131,10 +131,41 @@ func (c *Controller) reservePorts(ctx context.Context, p firewall.Proto, host ne
 	return want, io.NopCloser(nil), nil
 }
 
-// publishes says that a driver publishes ports itself.
-func publishes(d netdriver.Driver) bool {
-	_, able := d.(netdriver.ExternalConnector)
-	return able
+// publishes says that a driver publishes ports itself. Without the ability we do.
+func publishes(ctx context.Context, d netdriver.Driver) (bool, error) {
+	if _, able := d.(netdriver.ExternalConnector); !able {
+		return false, nil
+	}
+	can, err := d.Capability(ctx)
+	return can.Publishes, err
+}
+
+// tellGateway tells a driver that an endpoint carries its sandbox's way out, with ports when it publishes them, or that it does not.
+// Without the ability it need not know.
+func tellGateway(ctx context.Context, d netdriver.Driver, on bool, n netdriver.Network, e endpoint.Info) error {
+	x, able := d.(netdriver.ExternalConnector)
+	switch {
+	case !able:
+		return nil
+	case on:
+		return x.ProgramExternalConnectivity(ctx, n, e)
+	}
+	return x.RevokeExternalConnectivity(ctx, n, e)
+}
+
+// probe says why a driver that acts cannot be called; nil as far as nobody knows. Without the ability that shows when it is called.
+func (c *Controller) probe(ctx context.Context, n netdriver.Network) error {
+	if c.computes(ctx, n.Driver) || n.Unknown {
+		return nil
+	}
+	d, err := c.driver(ctx, n.Driver)
+	if err != nil {
+		return err
+	}
+	if p, able := d.(netdriver.Prober); able {
+		return p.Probe(ctx)
+	}
+	return nil
 }
 
 // EndpointInfo is what a driver tells of an endpoint beside its record; nil without the ability, or when the driver fails.

@@ -2,6 +2,7 @@ package sealane
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -99,7 +100,41 @@ func (c *Controller) requestAddress(ctx context.Context, n netdriver.Network, su
 	if err == nil && !got.Prefix.IsValid() && a.IsValid() {
 		return netip.PrefixFrom(a, sub.Pool.Subnet.Bits()), nil
 	}
-	return got.Prefix, err
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	if err := inPool(sub.Pool, got.Prefix); err != nil {
+		return netip.Prefix{}, errors.Join(err, d.ReleaseAddress(ctx, sub.Pool.ID, got.Prefix.Addr()))
+	}
+	return got.Prefix, c.recordLease(ctx, n, ipam.Lease{Driver: n.IPAM, Pool: sub.Pool.ID, Address: got.Prefix, Owner: r.Owner})
+}
+
+// inPool refuses an address that is not of its pool: the driver is not what it says it is.
+func inPool(p ipam.Pool, a netip.Prefix) error {
+	if !p.Subnet.Contains(a.Addr()) || a.Bits() < p.Subnet.Bits() {
+		return fmt.Errorf("%w: the IPAM driver answers with %s, which lies outside %s", errdefs.ErrInternal, a, p.Subnet)
+	}
+	return nil
+}
+
+// requireMAC gives an endpoint a MAC before its addresses when the IPAM driver wants one: always the same.
+func (c *Controller) requireMAC(ctx context.Context, n netdriver.Network, e *endpoint.Info) error {
+	if e.MAC != nil || len(n.Subnets) == 0 || e.Spec.Leased {
+		return nil
+	}
+	d, err := c.ipamDriver(ctx, n.IPAM)
+	if err != nil {
+		return err
+	}
+	can, err := d.Capability(ctx)
+	if err != nil {
+		return fmt.Errorf("IPAM driver %s: %w", n.IPAM, err)
+	}
+	if can.RequiresMAC {
+		hash := sha256.Sum256([]byte(e.ID))
+		e.MAC = net.HardwareAddr{0x02, 0x42, hash[0], hash[1], hash[2], hash[3]}
+	}
+	return nil
 }
 
 // releaseAddresses gives an endpoint's addresses back to the pools they are of.
@@ -242,6 +277,10 @@ func (c *Controller) giveBack(batch []withdrawal) {
 		c.log.Warn("flows of withdrawn addresses may live on", "error", err)
 	}
 	for _, w := range batch {
+		if c.ipamActs(w.network.IPAM) { // nobody else waits for it
+			c.mender.later(leasesOf(w.network.ID), nil)
+			continue
+		}
 		if err := c.releaseAddresses(ctx, w.network, w.addresses); err != nil {
 			c.log.Warn("addresses are not given back", "network", w.network.Name, "addresses", w.addresses, "error", err)
 		}

@@ -37,6 +37,8 @@ type member struct {
 	listed  bool // it has a membership
 	dirty   bool // info was changed by this call
 	fresh   bool // it had nothing before this call
+	gateway bool // it carries its sandbox's way out
+	mine    bool // the caller of converge holds it, and tells its driver about its role
 }
 
 // remains says that the endpoint is to be in the sandbox, wherever that is: none of the three is going.

@@ -136,7 +136,7 @@ func (c *Controller) record(ctx context.Context, v *content) error {
 func (m *member) hold(v *content) {
 	if m.wanted(v) {
 		m.fresh = m.held.Owner == ""
-		m.held = netdriver.Held{Owner: endpointOwner(m.id), Sandbox: v.id, Plan: withoutEntries(m.want)}
+		m.held = netdriver.Held{Owner: endpointOwner(m.id), Sandbox: v.id, Plan: withoutEntries(m.want), Gateway: m.gateway}
 	}
 }
 
@@ -341,7 +341,7 @@ func (c *Controller) settle(ctx context.Context, v *content) error {
 		last = last && !ending
 	}
 	for _, m := range v.members {
-		if !m.remains(v) && m.driven.Driver != "" { // its driver lets go of it too, whoever converged
+		if m.driven.Driver != "" && !m.mine && (!m.remains(v) || !m.told()) { // its driver learns of it too, whoever converged
 			c.mender.later(endpointOwner(m.id), nil)
 		}
 	}

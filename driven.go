@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/sealane/sealane/datastore"
 	"github.com/sealane/sealane/endpoint"
@@ -35,8 +36,69 @@ func (c *Controller) drive(ctx context.Context, d netdriver.Driver, n netdriver.
 	case e.Sandbox != "" && (h.Endpoint.Sandbox != e.Sandbox || !h.Answered):
 		h.Endpoint = e
 		return chosen, c.driveJoin(ctx, d, h)
+	case e.Sandbox != "":
+		return chosen, c.driveRole(ctx, d, h)
 	}
 	return chosen, nil
+}
+
+// driveGateway tells the driver of an endpoint that was just converged about its role. The caller holds the endpoint.
+func (c *Controller) driveGateway(ctx context.Context, n netdriver.Network, e endpoint.Info) error {
+	d, err := c.driver(ctx, n.Driver)
+	if err != nil {
+		return err
+	}
+	_, err = c.drive(ctx, d, n, e)
+	return err
+}
+
+// told says that a member's driver knows its role.
+func (m *member) told() bool {
+	return m.driven.Gateway == m.gateway && (!m.gateway || !m.driven.Publishes || slices.Equal(m.driven.Endpoint.Ports, m.info.Ports))
+}
+
+// driveRole tells a driver whether the endpoint carries its sandbox's way out, as it was last converged.
+func (c *Controller) driveRole(ctx context.Context, d netdriver.Driver, h netdriver.Held) error {
+	m := member{driven: h}
+	err := c.o.Run.View(ctx, func(tx datastore.Tx) (err error) {
+		if m.held, _, err = maybe(heldTable().Get(tx, h.Owner)); err != nil {
+			return err
+		}
+		m.info, _, err = maybe(endpointTable(h.Network.ID).Get(tx, string(h.Endpoint.ID)))
+		return err
+	})
+	if m.gateway = m.held.Gateway && m.held.Sandbox == h.Endpoint.Sandbox; err != nil || m.told() {
+		return err
+	}
+	done := c.calling(h)
+	defer done()
+	if h.Gateway {
+		if err := c.driveRevoke(ctx, d, &h); err != nil {
+			return err
+		}
+	}
+	if !m.gateway {
+		return nil
+	}
+	if h.Publishes {
+		h.Endpoint.Ports = m.info.Ports
+	}
+	if err := tellGateway(ctx, d, true, h.Network, h.Endpoint); err != nil {
+		return fmt.Errorf("driver %s: program external connectivity: %w", h.Driver, err)
+	}
+	h.Gateway = true
+	return c.putDriven(ctx, h)
+}
+
+func (c *Controller) driveRevoke(ctx context.Context, d netdriver.Driver, h *netdriver.Held) error {
+	if err := tellGateway(ctx, d, false, h.Network, h.Endpoint); err != nil {
+		return fmt.Errorf("driver %s: revoke external connectivity: %w", h.Driver, err)
+	}
+	if !h.Gateway {
+		return nil
+	}
+	h.Gateway, h.Endpoint.Ports = false, nil
+	return c.putDriven(ctx, *h)
 }
 
 // calling marks what a driver is called about, for as long as the call lasts: the driver may call back.
@@ -59,6 +121,19 @@ func (c *Controller) putDriven(ctx context.Context, h netdriver.Held) error {
 // renounce gives up on what a driver that does not answer still holds for an owner.
 func (c *Controller) renounce(ctx context.Context, owner string) error {
 	return c.o.Root.Update(ctx, func(tx datastore.Tx) error { return drivenTable().Delete(tx, owner) })
+}
+
+// renounceNetwork gives up on what such a driver holds for a network and for endpoints that are gone already.
+func (c *Controller) renounceNetwork(ctx context.Context, id endpoint.NetworkID) error {
+	for h, err := range records(ctx, c.o.Root, drivenTable()) {
+		if err == nil && h.Network.ID == id {
+			err = c.renounce(ctx, h.Owner)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *Controller) driveCreate(ctx context.Context, d netdriver.Driver, h *netdriver.Held) (netdriver.Interface, error) {
@@ -84,12 +159,15 @@ func (c *Controller) driveJoin(ctx context.Context, d netdriver.Driver, h netdri
 	if err != nil {
 		return err
 	}
-	h.Plan, h.Answered = netdriver.Plan{}, false
+	h.Plan, h.Answered, h.Gateway, h.Endpoint.Ports = netdriver.Plan{}, false, false, nil
 	if err := c.putDriven(ctx, h); err != nil {
 		return err
 	}
 	done := c.calling(h)
 	defer done()
+	if h.Publishes, err = publishes(ctx, d); err != nil {
+		return fmt.Errorf("driver %s: %w", h.Driver, err)
+	}
 	if h.Plan, err = d.Join(ctx, in, h.Endpoint); err != nil {
 		return fmt.Errorf("driver %s: join: %w", h.Driver, err)
 	}
@@ -100,6 +178,9 @@ func (c *Controller) driveJoin(ctx context.Context, d netdriver.Driver, h netdri
 func (c *Controller) driveLeave(ctx context.Context, d netdriver.Driver, h netdriver.Held) error {
 	done := c.calling(h)
 	defer done()
+	if err := c.driveRevoke(ctx, d, &h); err != nil { // whether it was told is not sure after a crash; not told, it says yes
+		return err
+	}
 	if err := d.Leave(ctx, h.Network, h.Endpoint); err != nil {
 		return fmt.Errorf("driver %s: leave: %w", h.Driver, err)
 	}
@@ -116,7 +197,7 @@ func (c *Controller) undrive(ctx context.Context, d netdriver.Driver, h netdrive
 	defer done()
 	var left error
 	if h.Endpoint.Sandbox != "" {
-		left = d.Leave(ctx, h.Network, h.Endpoint)
+		left = errors.Join(c.driveRevoke(ctx, d, &h), d.Leave(ctx, h.Network, h.Endpoint))
 	}
 	if err := errors.Join(left, d.DeleteEndpoint(ctx, h.Network, h.Endpoint)); err != nil {
 		return fmt.Errorf("driver %s: delete endpoint: %w", h.Driver, err)

@@ -70,6 +70,10 @@ func (c *Controller) createEndpoint(ctx context.Context, on endpoint.NetworkID, 
 		return err
 	}
 	e := endpoint.Info{ID: s.ID, Spec: s, Network: on, MAC: s.MAC}
+	if err := c.requireMAC(ctx, n, &e); err != nil {
+		return err
+	}
+	s.MAC = e.MAC
 	if e.Addresses, err = c.requestAddresses(ctx, n, s); err == nil {
 		err = c.establishEndpoint(ctx, n, &e)
 	}
@@ -134,10 +138,10 @@ func (c *Controller) establishEndpoint(ctx context.Context, n netdriver.Network,
 	if err != nil {
 		return err
 	}
-	if e.MAC == nil {
+	pure := c.computes(ctx, n.Driver)
+	if e.MAC == nil && pure { // else the driver chooses
 		e.MAC = derivedMAC(e.Addresses)
 	}
-	pure := computes(ctx, d)
 	if pure {
 		in, err := c.input(ctx, n, false)
 		if err != nil {
@@ -345,7 +349,7 @@ func (e *endpointHandle) enterSandbox(ctx context.Context, n netdriver.Network, 
 	if err != nil {
 		return err
 	}
-	return e.c.converge(ctx, s.ID, func(v *content) error {
+	err = e.c.converge(ctx, s.ID, func(v *content) error {
 		if !v.known || v.sandbox.Deleting {
 			return fmt.Errorf("%w: the sandbox is being deleted", errdefs.ErrFailedPrecondition)
 		}
@@ -353,9 +357,13 @@ func (e *endpointHandle) enterSandbox(ctx context.Context, n netdriver.Network, 
 		if m == nil {
 			m = v.add(info, n)
 		}
-		m.info, m.network, m.dirty, m.driven = info, n, true, driven
+		m.info, m.network, m.dirty, m.driven, m.mine = info, n, true, driven, true
 		return nil
 	}, nil)
+	if err != nil || driven.Driver == "" {
+		return err
+	}
+	return e.c.driveGateway(ctx, n, info)
 }
 
 // driveInto has a driver that acts join an endpoint to a sandbox that is there; others and later sandboxes need nothing.
@@ -364,7 +372,7 @@ func (c *Controller) driveInto(ctx context.Context, n netdriver.Network, info en
 	if err != nil {
 		return netdriver.Held{}, err
 	}
-	if computes(ctx, d) || !(&content{sandbox: s}).placed() {
+	if c.computes(ctx, n.Driver) || !(&content{sandbox: s}).placed() {
 		return netdriver.Held{}, nil
 	}
 	info.Key = s.Key
@@ -413,7 +421,7 @@ func (e *endpointHandle) exit(ctx context.Context, n netdriver.Network, info end
 		return err
 	}
 	d, err := e.c.driver(ctx, n.Driver)
-	if err != nil || computes(ctx, d) {
+	if err != nil || e.c.computes(ctx, n.Driver) {
 		return err
 	}
 	info.Sandbox = ""
@@ -631,7 +639,7 @@ func (e *endpointHandle) putUnjoined(ctx context.Context, info endpoint.Info) er
 	if err != nil {
 		return err
 	}
-	if computes(ctx, d) {
+	if e.c.computes(ctx, n.Driver) {
 		in, err := e.c.input(ctx, n, false)
 		if err != nil {
 			return err

@@ -11,7 +11,7 @@ func (c *Controller) Idle(ctx context.Context) bool {
 	defer tick.Stop()
 	for {
 		c.mender.mu.Lock()
-		busy := c.mender.working || len(c.mender.due) > 0
+		busy := c.mender.working || len(c.mender.due) > 0 || len(c.mender.apart) > 0
 		c.mender.mu.Unlock()
 		if waiting, _ := c.withdrawn.wait(ctx); !busy && !waiting {
 			return true

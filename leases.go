@@ -1,13 +1,17 @@
 package sealane
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/sealane/sealane/datastore"
+	"github.com/sealane/sealane/endpoint"
 	"github.com/sealane/sealane/ipam"
 	"github.com/sealane/sealane/netdriver"
 )
@@ -205,4 +209,103 @@ func (c *Controller) replayLeases(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// ipamActs says that an address driver knows what it gave when we have died: it is not built in.
+func (c *Controller) ipamActs(name string) bool { return c.o.IPAM[cmp.Or(name, defaultIPAM)] == nil }
+
+// recordLease writes down an address that a driver which acts gave an endpoint: the endpoint's record dies with our boot, what the driver
+// holds does not.
+func (c *Controller) recordLease(ctx context.Context, n netdriver.Network, l ipam.Lease) error {
+	if !c.ipamActs(n.IPAM) {
+		return nil
+	}
+	return c.o.Root.Update(ctx, func(tx datastore.Tx) error {
+		return leaseTable(n.IPAM, l.Pool).Put(tx, l.Address.Addr().String(), l)
+	})
+}
+
+// leasesOf owns what is leased for a network's endpoints.
+func leasesOf(id endpoint.NetworkID) string { return "lease/" + string(id) }
+
+// mendLeases converges the leases of a network.
+func (c *Controller) mendLeases(ctx context.Context, id endpoint.NetworkID) error {
+	unlock, err := c.locks.exclusive(ctx, networkOwner(id))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	n, found, err := maybe(c.networkRecord(ctx, id))
+	if err != nil || !found || n.Deleting {
+		return err
+	}
+	if err := c.replaySubnets(ctx, n); err != nil {
+		return err
+	}
+	for e, err := range records(ctx, c.o.Run, endpointTable(n.ID)) {
+		if err == nil {
+			err = c.replayAddresses(ctx, n, e)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := c.convergeLeases(ctx, n); err != nil {
+		return err
+	}
+	c.mender.forget(leasesOf(id))
+	return nil
+}
+
+// convergeLeases gives back, to a driver that acts, the addresses that no endpoint has any more. The caller holds the network.
+func (c *Controller) convergeLeases(ctx context.Context, n netdriver.Network) error {
+	if !c.ipamActs(n.IPAM) {
+		return nil
+	}
+	d, err := c.ipamDriver(ctx, n.IPAM)
+	if err != nil {
+		return err
+	}
+	return c.eachLostLease(ctx, n, func(l ipam.Lease) error {
+		if err := d.ReleaseAddress(ctx, l.Pool, l.Address.Addr()); err != nil {
+			return fmt.Errorf("release address %s: %w", l.Address, err)
+		}
+		return c.strikeLease(ctx, n, l)
+	})
+}
+
+// forgetLeases gives up on what a driver that does not answer holds for a network.
+func (c *Controller) forgetLeases(ctx context.Context, n netdriver.Network) error {
+	return c.eachLostLease(ctx, n, func(l ipam.Lease) error { return c.strikeLease(ctx, n, l) })
+}
+
+func (c *Controller) strikeLease(ctx context.Context, n netdriver.Network, l ipam.Lease) error {
+	return c.o.Root.Update(ctx, func(tx datastore.Tx) error {
+		return leaseTable(n.IPAM, l.Pool).Delete(tx, l.Address.Addr().String())
+	})
+}
+
+func (c *Controller) eachLostLease(ctx context.Context, n netdriver.Network, do func(ipam.Lease) error) error {
+	for _, sub := range n.Subnets {
+		for l, err := range records(ctx, c.o.Root, leaseTable(n.IPAM, sub.Pool.ID)) {
+			if err != nil {
+				return err
+			}
+			id, ofEndpoint := strings.CutPrefix(l.Owner, endpointOwner(""))
+			if !ofEndpoint {
+				continue // a front end's
+			}
+			e, found, err := maybe(view(ctx, c.o.Run, func(tx datastore.Tx) (endpoint.Info, error) { return endpointTable(n.ID).Get(tx, id) }))
+			if err != nil {
+				return err
+			}
+			if found && slices.Contains(e.Addresses, l.Address) {
+				continue
+			}
+			if err := do(l); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

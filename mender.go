@@ -21,11 +21,12 @@ type mender struct {
 	doubtful map[string]bool   // owners whose Held may not be what the kernel has
 	due      map[string]bool   // owners to converge; "" everything
 	working  bool              // some are being converged, or wait for their next try
+	apart    map[string]bool   // owners that have a goroutine of their own, for waiting; true: due once more when it is through
 	wake     chan struct{}     // a token when due has grown
 }
 
 func newMender() *mender {
-	return &mender{problems: map[string]string{}, doubtful: map[string]bool{}, due: map[string]bool{}, wake: make(chan struct{}, 1)}
+	return &mender{problems: map[string]string{}, doubtful: map[string]bool{}, due: map[string]bool{}, apart: map[string]bool{}, wake: make(chan struct{}, 1)}
 }
 
 // doubt makes the next converge of an owner look at the kernel.
@@ -124,7 +125,9 @@ func (c *Controller) mend(ctx context.Context) {
 		}
 		failed := map[string]error{}
 		for _, owner := range c.mender.take() {
-			if err := c.mendOwner(ctx, owner); err != nil && ctx.Err() == nil {
+			if c.actsElsewhere(ctx, owner) {
+				c.mendApart(ctx, owner)
+			} else if err := c.mendOwner(ctx, owner); err != nil && ctx.Err() == nil {
 				failed[owner] = err
 			}
 		}
@@ -147,6 +150,72 @@ func (c *Controller) mend(ctx context.Context) {
 	}
 }
 
+// actsElsewhere says that converging an owner may have to wait for a driver that acts: nobody else shall.
+func (c *Controller) actsElsewhere(ctx context.Context, owner string) bool {
+	switch kind, id, _ := strings.Cut(owner, "/"); kind {
+	case "lease":
+		return true
+	case "net":
+		n, err := c.networkRecord(ctx, endpoint.NetworkID(id))
+		return err == nil && (c.ipamActs(n.IPAM) || !c.computes(ctx, n.Driver))
+	case "ep":
+		_, found, err := c.drivenRecord(ctx, owner)
+		return err == nil && found
+	}
+	return false
+}
+
+// mendApart converges an owner in a goroutine of its own, until it is as wanted.
+func (c *Controller) mendApart(ctx context.Context, owner string) {
+	const soon, late = 100 * time.Millisecond, 10 * time.Second
+	if !c.mender.begin(owner) {
+		return
+	}
+	c.work.Go(func() {
+		for pause := soon; ; pause = min(2*pause, late) {
+			err := c.mendOwner(ctx, owner)
+			if ctx.Err() != nil || !c.mender.end(owner, err) {
+				return
+			}
+			if err == nil {
+				pause = soon
+				continue
+			}
+			c.log.Warn("not as wanted; trying again", "owner", owner, "error", err)
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(pause):
+			}
+		}
+	})
+}
+
+// begin is false when somebody is at it already, who will go round once more.
+func (m *mender) begin(owner string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, running := m.apart[owner]
+	m.apart[owner] = running
+	return !running
+}
+
+// end says whether to go on.
+func (m *mender) end(owner string, err error) (again bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err != nil {
+		m.problems[owner], m.doubtful[owner] = err.Error(), true
+		return true
+	}
+	if again = m.apart[owner]; again {
+		m.apart[owner] = false
+	} else {
+		delete(m.apart, owner)
+	}
+	return again
+}
+
 // mendOwner converges one owner.
 func (c *Controller) mendOwner(ctx context.Context, owner string) error {
 	kind, id, _ := strings.Cut(owner, "/")
@@ -157,6 +226,8 @@ func (c *Controller) mendOwner(ctx context.Context, owner string) error {
 		return c.mendSandbox(ctx, sandbox.ID(id))
 	case "ep":
 		return c.mendEndpoint(ctx, endpoint.ID(id))
+	case "lease":
+		return c.mendLeases(ctx, endpoint.NetworkID(id))
 	}
 	return c.mendAll(ctx)
 }
@@ -195,9 +266,8 @@ func (c *Controller) mendHeldNetwork(ctx context.Context, id endpoint.NetworkID)
 
 // mendEndpoints has a driver that acts hold what the network's endpoints want of it.
 func (c *Controller) mendEndpoints(ctx context.Context, n netdriver.Network) error {
-	d, err := c.driver(ctx, n.Driver)
-	if err != nil || computes(ctx, d) {
-		return err
+	if c.computes(ctx, n.Driver) {
+		return nil
 	}
 	var errs []error
 	for e, err := range records(ctx, c.o.Run, endpointTable(n.ID)) {

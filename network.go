@@ -55,8 +55,21 @@ func (n *network) Info(ctx context.Context) (netdriver.Network, error) {
 	if err != nil {
 		return r, fmt.Errorf("network %s: %w", shortID(string(n.id)), err)
 	}
-	r.Problem = n.c.mender.problem(networkOwner(n.id))
+	r.Problem = n.c.networkProblem(ctx, r)
 	return r, nil
+}
+
+// networkProblem is why a network is not as wanted: its last try failed, or its driver cannot be called.
+func (c *Controller) networkProblem(ctx context.Context, n netdriver.Network) string {
+	for _, owner := range []string{networkOwner(n.ID), leasesOf(n.ID)} {
+		if p := c.mender.problem(owner); p != "" {
+			return p
+		}
+	}
+	if err := c.probe(ctx, n); err != nil {
+		return err.Error()
+	}
+	return ""
 }
 
 // networkRecord reads a network's record, which is shared with others who read it: NotFound when there is none.
@@ -174,7 +187,7 @@ func taken(n, by netdriver.Network) error {
 
 // establish records a network and makes it. A driver that computes is asked before, so that a bad option has no effect.
 func (c *Controller) establish(ctx context.Context, n netdriver.Network, d netdriver.Driver) error {
-	if computes(ctx, d) {
+	if c.computes(ctx, n.Driver) {
 		if _, err := c.planNetwork(ctx, n, d); err != nil {
 			return err
 		}
@@ -229,7 +242,9 @@ func (c *Controller) Network(ctx context.Context, ref string) (Network, error) {
 func (c *Controller) Networks(ctx context.Context) iter.Seq2[netdriver.Network, error] {
 	return func(yield func(netdriver.Network, error) bool) {
 		for n, err := range records(ctx, c.o.Root, networkTable()) {
-			n.Problem = c.mender.problem(networkOwner(n.ID))
+			if err == nil {
+				n.Problem = c.networkProblem(ctx, n)
+			}
 			if !yield(n, err) {
 				return
 			}
@@ -256,7 +271,8 @@ func (n *network) delete(ctx context.Context, force bool) error {
 		return fmt.Errorf("delete network %s: %w", r.Name, err)
 	}
 	if force {
-		err = n.c.renounce(ctx, networkOwner(n.id))
+		r.Forgotten = true // also after a crash
+		err = n.c.renounceNetwork(ctx, n.id)
 	}
 	if err == nil {
 		err = n.c.deleteNetwork(ctx, r)

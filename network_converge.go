@@ -88,7 +88,7 @@ func (c *Controller) wantOfNetwork(ctx context.Context, n netdriver.Network, hel
 	if err != nil {
 		return netdriver.Plan{}, err
 	}
-	if computes(ctx, d) {
+	if c.computes(ctx, n.Driver) {
 		return c.planNetwork(ctx, n, d)
 	}
 	owner := networkOwner(n.ID)
@@ -183,7 +183,14 @@ func (c *Controller) networkIsGone(ctx context.Context, n netdriver.Network, own
 	if _, err := c.withdrawn.wait(ctx); err != nil {
 		return err
 	}
-	if err := c.releaseSubnets(ctx, n); err != nil {
+	if err = c.convergeLeases(ctx, n); err == nil {
+		err = c.releaseSubnets(ctx, n)
+	}
+	if err != nil && n.Forgotten {
+		c.log.Warn("addresses of a network are not given back", "network", n.Name, "error", err)
+		err = c.forgetLeases(ctx, n)
+	}
+	if err != nil {
 		return err
 	}
 	return c.forgetMACs(ctx, n.ID)

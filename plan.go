@@ -10,14 +10,20 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/containerd/errdefs"
+
 	"github.com/sealane/sealane/endpoint"
 	"github.com/sealane/sealane/firewall"
 	"github.com/sealane/sealane/netdriver"
 	"github.com/sealane/sealane/sandbox"
 )
 
-// computes says that asking a driver has no effect.
-func computes(ctx context.Context, d netdriver.Driver) bool {
+// computes says that asking a driver has no effect. One that is not built in always acts: to know that it need not answer.
+func (c *Controller) computes(ctx context.Context, driver string) bool {
+	d := c.o.Drivers[driver]
+	if d == nil {
+		return false
+	}
 	can, err := d.Capability(ctx)
 	return err == nil && can.Computes
 }
@@ -115,6 +121,9 @@ func (c *Controller) planMember(ctx context.Context, v *content, m *member, port
 		return m.driven.Plan.Named(name), nil
 	}
 	d, err := c.driver(ctx, m.network.Driver)
+	if err == nil && !c.computes(ctx, m.network.Driver) { // not under the sandbox's lock
+		err = fmt.Errorf("driver %s: %w: it has not joined the endpoint yet", m.network.Driver, errdefs.ErrUnavailable)
+	}
 	if err == nil {
 		var in netdriver.Input
 		if in, err = c.input(ctx, m.network, false); err == nil {
@@ -140,7 +149,7 @@ func (c *Controller) planPorts(ctx context.Context, v *content, m *member) error
 		return err
 	}
 	four, six := v.gateway(m)
-	if !four && !six {
+	if m.gateway = four || six; !m.gateway {
 		m.trimPorts()
 		return nil
 	}
@@ -156,8 +165,8 @@ func (c *Controller) planPorts(ctx context.Context, v *content, m *member) error
 		m.want, err = c.planMember(ctx, v, m, ports)
 		return err
 	}
-	if d, err := c.driver(ctx, m.network.Driver); err != nil || publishes(d) {
-		return err
+	if m.driven.Publishes {
+		return nil
 	}
 	m.want.Shares = append(slices.Clone(m.want.Shares), netdriver.Share{Terms: portTerms(m.info, ports)})
 	return nil

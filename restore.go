@@ -67,6 +67,10 @@ func (c *Controller) restoreNetworks(ctx context.Context, seen *observation) ([]
 		networks = append(networks, n)
 	}
 	for _, n := range networks {
+		if c.ipamActs(n.IPAM) {
+			c.mender.later(leasesOf(n.ID), nil)
+			continue
+		}
 		if err := c.replaySubnets(ctx, n); err != nil {
 			c.log.Error("the subnets of a network are not reserved", "network", n.Name, "error", err)
 		}
@@ -80,11 +84,10 @@ func (c *Controller) restoreNetworks(ctx context.Context, seen *observation) ([]
 		}
 	}
 	for _, n := range networks {
-		d, err := c.driver(ctx, n.Driver)
 		switch {
 		case n.Deleting:
-		case err != nil || !computes(ctx, d):
-			c.mender.later(networkOwner(n.ID), err)
+		case !c.computes(ctx, n.Driver):
+			c.mender.later(networkOwner(n.ID), nil)
 		default:
 			c.try(ctx, networkOwner(n.ID), func() error { return c.convergeNetwork(ctx, n, seen) })
 		}
@@ -196,6 +199,10 @@ func (c *Controller) mendAll(ctx context.Context) error {
 	var errs []error
 	for n, err := range c.Networks(ctx) {
 		if err != nil {
+			continue
+		}
+		if !c.computes(ctx, n.Driver) {
+			c.mender.later(networkOwner(n.ID), nil) // who does not answer holds nobody up
 			continue
 		}
 		unlock, err := c.locks.exclusive(ctx, networkOwner(n.ID))
