@@ -42,10 +42,17 @@ func (e *endpointHandle) check(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	has, wants := hostShare(seen.plan(endpointOwner(e.id))), hostShare(m.want)
-	differences := steps(has.Config, wants.Config)
-	if !equal(has.Terms, wants.Terms) {
-		differences = append(differences, fmt.Sprintf("firewall: has %v, wants %v", has.Terms, wants.Terms))
+	all, err := e.c.has(ctx, seen, endpointOwner(e.id), m.want)
+	if err != nil {
+		return nil, err
+	}
+	var differences []string
+	for _, space := range spacesOf(m.want) {
+		has, wants := shareOf(all, space), shareOf(m.want, space)
+		differences = append(differences, steps(has.Config, wants.Config)...)
+		if !equal(has.Terms, wants.Terms) {
+			differences = append(differences, fmt.Sprintf("firewall: has %v, wants %v", has.Terms, wants.Terms))
+		}
 	}
 	inside, err := e.c.checkInside(ctx, v)
 	return append(differences, inside...), err

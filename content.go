@@ -31,7 +31,7 @@ type member struct {
 	network netdriver.Network // ID "": there is no record
 	held    netdriver.Held    // what the kernel may have; Owner "": nothing
 	had     netdriver.Plan    // what Held said before this call
-	host    netdriver.Share   // what the host had of it then
+	has     netdriver.Plan    // what the kernel had of it then, outside the sandbox
 	driven  netdriver.Held    // what a driver that acts may have, and what it answered to Join; Driver "": nothing
 	want    netdriver.Plan
 	listed  bool // it has a membership

@@ -26,6 +26,7 @@ type Controller struct {
 	facts     facts
 	ports     ports
 	spaces    spaces
+	places    places
 	withdrawn withdrawals
 	memory    memory
 	mender    *mender
@@ -66,7 +67,7 @@ func (c *Controller) Close() error {
 	}
 	c.work.Wait()
 	c.events.close()
-	errs := []error{c.ports.close(), c.spaces.close(), c.host.Close()}
+	errs := []error{c.ports.close(), c.spaces.close(), c.places.close(), c.host.Close()}
 	if c.wall != nil {
 		errs = append(errs, c.wall.Close())
 	}

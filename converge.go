@@ -8,17 +8,17 @@ import (
 	"slices"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/sealane/sealane/datastore"
 	"github.com/sealane/sealane/firewall"
 	"github.com/sealane/sealane/netdriver"
 	"github.com/sealane/sealane/sandbox"
 )
 
-// observation is what the host's namespace contains of ours, by owner.
+// observation is what the host's namespace contains of ours, by owner, and those of networks as far as somebody asked.
 type observation struct {
-	links map[string]sandbox.Config
-	terms map[string]firewall.Terms
+	links  map[string]sandbox.Config // in a network's namespace all of it, as the share of ""
+	terms  map[string]firewall.Terms
+	spaces map[string]*observation // by Space; nil: there is no such namespace
 }
 
 func (c *Controller) observe(ctx context.Context) (*observation, error) {
@@ -35,9 +35,59 @@ func (c *Controller) observe(ctx context.Context) (*observation, error) {
 	return o, nil
 }
 
-// plan is what an owner has, as a plan.
+// plan is what an owner has on the host, as a plan.
 func (o *observation) plan(owner string) netdriver.Plan {
 	return netdriver.Plan{Shares: []netdriver.Share{{Config: o.links[owner], Terms: o.terms[owner]}}}
+}
+
+// has is what an owner has on the host, and in networks' namespaces of what the known plans speak of.
+func (c *Controller) has(ctx context.Context, o *observation, owner string, known ...netdriver.Plan) (netdriver.Plan, error) {
+	has := o.plan(owner)
+	for _, space := range spacesOf(known...) {
+		if space == "" {
+			continue
+		}
+		there, err := c.observeSpace(ctx, o, space)
+		if err != nil {
+			return has, err
+		}
+		if there == nil {
+			continue
+		}
+		var all sandbox.Config
+		for _, p := range known {
+			all = union(all, shareOf(p, space).Config)
+		}
+		has.Shares = append(has.Shares, netdriver.Share{Space: space, Config: there.links[""].Within(all), Terms: there.terms[owner]})
+	}
+	return has, nil
+}
+
+// observeSpace looks at a network's namespace, once for each observation; nil when there is none.
+func (c *Controller) observeSpace(ctx context.Context, o *observation, space string) (*observation, error) {
+	if seen, asked := o.spaces[space]; asked {
+		return seen, nil
+	}
+	if o.spaces == nil {
+		o.spaces = map[string]*observation{}
+	}
+	p, err := c.at(ctx, space, false)
+	if err != nil || p == nil {
+		o.spaces[space] = nil
+		return nil, err
+	}
+	seen := &observation{}
+	if seen.links, err = p.ns.Observe(ctx); err != nil {
+		c.leave(space) // it may be another one by now
+		return nil, fmt.Errorf("observe the namespace of %s: %w", space, err)
+	}
+	if p.wall != nil {
+		if seen.terms, err = p.wall.Observe(ctx); err != nil {
+			return nil, fmt.Errorf("observe the firewall of %s: %w", space, err)
+		}
+	}
+	o.spaces[space] = seen
+	return seen, nil
 }
 
 // converge makes the kernel match the records of one sandbox: the one path of joining, leaving, publishing, deleting, restarting and
@@ -85,9 +135,13 @@ func (c *Controller) converge(ctx context.Context, id sandbox.ID, edit func(*con
 func (c *Controller) carryOut(ctx context.Context, v *content, seen *observation) error {
 	for _, m := range v.members {
 		m.had = m.held.Plan
-		m.host = hostShare(m.had)
-		if seen != nil {
-			m.host = hostShare(seen.plan(endpointOwner(m.id)))
+		m.has = m.had
+		if seen == nil {
+			continue
+		}
+		var err error
+		if m.has, err = c.has(ctx, seen, endpointOwner(m.id), m.had, m.want); err != nil {
+			return err
 		}
 	}
 	if err := c.record(ctx, v); err != nil {
@@ -171,7 +225,7 @@ func (c *Controller) apply(ctx context.Context, v *content, look bool) error {
 				if !m.wanted(v) {
 					continue
 				}
-				if err := c.applyLinks(ctx, m, m.host.Config, hostShare(m.want).Config); err != nil {
+				if err := c.applyMember(ctx, m, m.want); err != nil {
 					return err
 				}
 			}
@@ -183,7 +237,7 @@ func (c *Controller) apply(ctx context.Context, v *content, look bool) error {
 				if m.remains(v) {
 					continue
 				}
-				if err := c.applyLinks(ctx, m, m.host.Config, sandbox.Config{}); err != nil {
+				if err := c.applyMember(ctx, m, netdriver.Plan{}); err != nil {
 					return err
 				}
 			}
@@ -193,19 +247,22 @@ func (c *Controller) apply(ctx context.Context, v *content, look bool) error {
 }
 
 // terms are the changes of the firewall in the order of apply: what restricts, what is published, and what restricts no more.
-func (v *content) terms() (first, ports, last []firewall.Change) {
+func (v *content) terms() (first, ports, last []change) {
 	for _, m := range v.members {
-		have, want := m.host.Terms, firewall.Terms{}
-		if m.wanted(v) {
-			want = hostShare(m.want).Terms
-		} else {
-			want.Policies, want.Pinholes = have.Policies, have.Pinholes
-			last = append(last, firewall.Change{Owner: endpointOwner(m.id), Have: want})
+		owner := endpointOwner(m.id)
+		for _, space := range spacesOf(m.has, m.want) {
+			have, want := shareOf(m.has, space).Terms, firewall.Terms{}
+			if m.wanted(v) {
+				want = shareOf(m.want, space).Terms
+			} else {
+				want.Policies, want.Pinholes = have.Policies, have.Pinholes
+				last = append(last, change{space, firewall.Change{Owner: owner, Have: want}})
+			}
+			unpublished := want
+			unpublished.Ports = have.Ports
+			first = append(first, change{space, firewall.Change{Owner: owner, Have: have, Want: unpublished}})
+			ports = append(ports, change{space, firewall.Change{Owner: owner, Have: unpublished, Want: want}})
 		}
-		unpublished := want
-		unpublished.Ports = have.Ports
-		first = append(first, firewall.Change{Owner: endpointOwner(m.id), Have: have, Want: unpublished})
-		ports = append(ports, firewall.Change{Owner: endpointOwner(m.id), Have: unpublished, Want: want})
 	}
 	return first, ports, last
 }
@@ -213,26 +270,8 @@ func (v *content) terms() (first, ports, last []firewall.Change) {
 // grows says that a member has no link yet: then nothing can lead to it before it is arranged.
 func (v *content) grows() bool {
 	return slices.ContainsFunc(v.members, func(m *member) bool {
-		return m.wanted(v) && len(m.host.Config.Links) == 0
+		return m.wanted(v) && !slices.ContainsFunc(m.has.Shares, func(s netdriver.Share) bool { return len(s.Config.Links) > 0 })
 	})
-}
-
-// hostShare is the host's part of a plan. It shares memory with the plan.
-func hostShare(p netdriver.Plan) netdriver.Share {
-	if len(p.Shares) == 1 && p.Shares[0].Space == "" {
-		return p.Shares[0]
-	}
-	var host netdriver.Share
-	for _, s := range p.Shares {
-		if s.Space == "" {
-			host.Config.Links = append(host.Config.Links, s.Config.Links...)
-			host.Config.Routes = append(host.Config.Routes, s.Config.Routes...)
-			host.Config.Rules = append(host.Config.Rules, s.Config.Rules...)
-			host.Config.Sysctls = append(host.Config.Sysctls, s.Config.Sysctls...)
-			host.Terms = joined(host.Terms, s.Terms)
-		}
-	}
-	return host
 }
 
 func joined(a, b firewall.Terms) firewall.Terms {
@@ -242,28 +281,14 @@ func joined(a, b firewall.Terms) firewall.Terms {
 	return a
 }
 
-func (c *Controller) applyTerms(ctx context.Context, changes []firewall.Change) error {
-	var real []firewall.Change
-	for _, ch := range changes {
-		if !reflect.DeepEqual(ch.Have, ch.Want) {
-			real = append(real, ch)
+// applyMember makes what a member has outside its sandbox what is wanted.
+func (c *Controller) applyMember(ctx context.Context, m *member, want netdriver.Plan) error {
+	for _, space := range spacesOf(m.has, want) {
+		if err := c.applyLinks(ctx, space, endpointOwner(m.id), shareOf(m.has, space).Config, shareOf(want, space).Config); err != nil {
+			return err
 		}
 	}
-	if len(real) == 0 {
-		return nil
-	}
-	if c.wall == nil {
-		if slices.ContainsFunc(real, func(ch firewall.Change) bool { return len(ch.Want.Ports) > 0 }) {
-			return fmt.Errorf("%w: published ports need a firewall, and there is none", errdefs.ErrFailedPrecondition)
-		}
-		return nil // networks are neither isolated nor masqueraded: that is what having none means
-	}
-	return c.wall.Apply(ctx, real)
-}
-
-func (c *Controller) applyLinks(ctx context.Context, m *member, have, want sandbox.Config) error {
-	_, err := c.host.Apply(ctx, endpointOwner(m.id), have, want)
-	return err
+	return nil
 }
 
 // applyInside makes the inside of the sandbox match. One that is ours and on its way out is not tidied: it goes as a whole.

@@ -1,6 +1,7 @@
 package sealane
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"iter"
@@ -362,7 +363,22 @@ func (c *Controller) watch(ctx context.Context) {
 			})
 		})
 	}
+	c.places.watched(func(space string, p *place) { c.watchPlace(ctx, space, p) })
 	c.watchEnds(ctx)
+}
+
+// watchPlace watches a network's namespace until it is closed or ctx ends.
+func (c *Controller) watchPlace(ctx context.Context, space string, p *place) {
+	if ctx.Err() != nil {
+		return
+	}
+	ctx, p.unwatch = context.WithCancel(ctx)
+	c.work.Go(func() {
+		c.keepWatching(ctx, "namespace of "+space, p.ns.Watch, func(owner string) {
+			c.log.Warn("somebody changed what is ours", "owner", owner, "namespace", space)
+			c.mender.later(cmp.Or(owner, space), nil)
+		})
+	})
 }
 
 // keepWatching starts a watch again when it ends, as it does when more happened than its socket could hold; what was missed is then

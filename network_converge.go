@@ -55,18 +55,68 @@ func (c *Controller) tryNetwork(ctx context.Context, n netdriver.Network, owner 
 			return err
 		}
 	}
-	have := held.Plan
-	if seen != nil {
-		have = seen.plan(owner)
+	have, err := c.networkHas(ctx, seen, owner, held.Plan, want)
+	if err != nil {
+		return err
 	}
 	if err := c.applyPlan(ctx, owner, have, want, up); err != nil {
+		return err
+	}
+	if err := c.reached(ctx, want); err != nil {
 		return err
 	}
 	c.tellSettings(held.Plan, want)
 	if up {
 		return nil
 	}
+	if err := c.removePlaces(ctx, held.Plan); err != nil {
+		return err
+	}
 	return c.networkIsDown(ctx, n, owner)
+}
+
+// networkHas is what a network has, as far as it is remembered, or as seen. In a namespace of its own what it came to is remembered with
+// its entries, which Held does not have, and looked at where it is not.
+func (c *Controller) networkHas(ctx context.Context, seen *observation, owner string, held, want netdriver.Plan) (netdriver.Plan, error) {
+	if seen != nil {
+		return c.has(ctx, seen, owner, held, want)
+	}
+	has := netdriver.Plan{}
+	for _, space := range spacesOf(held, want) {
+		share := shareOf(held, space)
+		p, err := c.at(ctx, space, false)
+		if err != nil {
+			return has, err
+		}
+		switch {
+		case space == "":
+		case p == nil:
+			share = netdriver.Share{Space: space}
+		case p.reached != nil:
+			share.Config = *p.reached
+		default:
+			return c.has(ctx, &observation{links: map[string]sandbox.Config{owner: hostShare(held).Config},
+				terms: map[string]firewall.Terms{owner: hostShare(held).Terms}}, owner, held, want)
+		}
+		has.Shares = append(has.Shares, share)
+	}
+	return has, nil
+}
+
+// reached remembers what a network has in namespaces of its own.
+func (c *Controller) reached(ctx context.Context, has netdriver.Plan) error {
+	for _, space := range spacesOf(has) {
+		if space == "" {
+			continue
+		}
+		p, err := c.at(ctx, space, false)
+		if err != nil || p == nil {
+			return err
+		}
+		config := shareOf(has, space).Config
+		p.reached = &config
+	}
+	return nil
 }
 
 // tellSettings logs the settings of the host itself, such as forwarding, that a network needs: they are not turned back.
@@ -119,19 +169,28 @@ func (c *Controller) holdNetwork(ctx context.Context, held netdriver.Held, owner
 	return c.o.Run.Update(ctx, func(tx datastore.Tx) error { return heldTable().Put(tx, owner, h) })
 }
 
-// applyPlan turns what one owner has in the host into what it wants: terms before links when making, links before terms when unmaking.
+// applyPlan turns what one owner has outside sandboxes into what it wants: terms before links when making, links before terms when unmaking.
 func (c *Controller) applyPlan(ctx context.Context, owner string, have, want netdriver.Plan, making bool) error {
-	h, w := hostShare(have), hostShare(want)
+	spaces := spacesOf(have, want)
 	terms := func() error {
-		return c.applyTerms(ctx, []firewall.Change{{Owner: owner, Have: h.Terms, Want: w.Terms}})
+		var changes []change
+		for _, space := range spaces {
+			changes = append(changes, change{space, firewall.Change{Owner: owner, Have: shareOf(have, space).Terms, Want: shareOf(want, space).Terms}})
+		}
+		return c.applyTerms(ctx, changes)
 	}
 	links := func() error {
-		_, err := c.host.Apply(ctx, owner, h.Config, w.Config)
-		return err
+		for _, space := range spaces {
+			if err := c.applyLinks(ctx, space, owner, shareOf(have, space).Config, shareOf(want, space).Config); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 	if making {
 		return inOrder(terms, links)
 	}
+	slices.Reverse(spaces)
 	return inOrder(links, terms)
 }
 

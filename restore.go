@@ -169,7 +169,7 @@ func (c *Controller) unnamed(seen *observation, held map[string]bool) []string {
 	return slices.Sorted(maps.Keys(owners))
 }
 
-// recorded is what records name: owners of what may exist, and sandboxes.
+// recorded is what records name: owners of what may exist, and sandboxes and networks that may have a namespace.
 func (c *Controller) recorded(ctx context.Context) (held map[string]bool, sandboxes map[sandbox.ID]bool, err error) {
 	held, sandboxes = map[string]bool{}, map[sandbox.ID]bool{}
 	err = c.o.Run.View(ctx, func(tx datastore.Tx) error {
@@ -181,6 +181,9 @@ func (c *Controller) recorded(ctx context.Context) (held map[string]bool, sandbo
 				return err
 			}
 			held[segments[0]] = true
+			if id, isNetwork := strings.CutPrefix(segments[0], "net/"); isNetwork {
+				sandboxes[sandbox.ID(id)] = true // it may have a namespace of its own
+			}
 		}
 		for name := range tx.List(sandboxTable().Dir) {
 			sandboxes[sandbox.ID(name)] = true
