@@ -12,6 +12,7 @@ import (
 	"github.com/sealane/sealane/firewall"
 	"github.com/sealane/sealane/ipam"
 	"github.com/sealane/sealane/netdriver"
+	"github.com/sealane/sealane/resolver"
 	"github.com/sealane/sealane/sandbox"
 )
 
@@ -166,6 +167,19 @@ func (c *Controller) probe(ctx context.Context, n netdriver.Network) error {
 		return p.Probe(ctx)
 	}
 	return nil
+}
+
+// sweepNames lets go of what the resolver and the files keep for sandboxes that are no more. A resolver without the ability keeps nothing.
+func (c *Controller) sweepNames(ctx context.Context, keep []sandbox.ID) error {
+	if s, able := c.o.Resolver.(resolver.Sweeper); able {
+		if err := s.Sweep(ctx, keep); err != nil {
+			return fmt.Errorf("sweep resolver: %w", err)
+		}
+	}
+	if c.o.Files == nil {
+		return nil
+	}
+	return c.o.Files.Sweep(ctx, keep)
 }
 
 // EndpointInfo is what a driver tells of an endpoint beside its record; nil without the ability, or when the driver fails.

@@ -27,6 +27,7 @@ type Controller struct {
 	ports     ports
 	spaces    spaces
 	places    places
+	redirects redirects
 	withdrawn withdrawals
 	memory    memory
 	mender    *mender

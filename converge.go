@@ -147,10 +147,11 @@ func (c *Controller) carryOut(ctx context.Context, v *content, seen *observation
 	if err := c.record(ctx, v); err != nil {
 		return err
 	}
-	if err := c.apply(ctx, v, seen != nil); err != nil {
-		return err
-	}
-	return c.settle(ctx, v)
+	return inOrder(
+		func() error { return c.unname(ctx, v) },
+		func() error { return c.apply(ctx, v, seen != nil) },
+		func() error { return c.name(ctx, v, seen != nil) },
+		func() error { return c.settle(ctx, v) })
 }
 
 // record writes what is wanted and what may exist from now on, a few members at a time: each Update leaves records to converge from.

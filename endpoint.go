@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/containerd/errdefs"
@@ -273,8 +272,11 @@ func checkEndpoint(s endpoint.Spec) error {
 	bad := func(format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%w: "+format, append([]any{errdefs.ErrInvalidArgument}, args...)...))
 	}
-	for _, alias := range append(slices.Collect(maps.Keys(s.Links)), s.Aliases...) {
-		errs = append(errs, checkName(alias))
+	for _, alias := range s.Aliases {
+		errs = append(errs, endpoint.CheckAlias(alias))
+	}
+	for alias, name := range s.Links {
+		errs = append(errs, endpoint.CheckLink(alias, name))
 	}
 	errs = append(errs, endpoint.CheckMAC(s.MAC))
 	if s.Interface != "" {

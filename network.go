@@ -39,6 +39,7 @@ type NetworkSpec struct {
 	IPAM                   IPAM
 	NoIPv4, IPv6, Internal bool
 	OnDemand               bool // its bridge and rules are there only while it has endpoints
+	NoNames                bool // its endpoints are not found by name; links write hosts entries
 	Options, Labels        map[string]string
 }
 
@@ -144,7 +145,7 @@ func (c *Controller) newNetwork(ctx context.Context, s *NetworkSpec) (n netdrive
 	}
 	return netdriver.Network{
 		ID: s.ID, Name: s.Name, Driver: s.Driver, IPAM: s.IPAM.Driver, IPAMOptions: maps.Clone(s.IPAM.Options), Scope: s.Scope,
-		Created: time.Now().UTC(), IPv4: !s.NoIPv4, IPv6: s.IPv6, Internal: s.Internal, OnDemand: s.OnDemand,
+		Created: time.Now().UTC(), IPv4: !s.NoIPv4, IPv6: s.IPv6, Internal: s.Internal, OnDemand: s.OnDemand, NoNames: s.NoNames,
 		Options: maps.Clone(s.Options), Labels: maps.Clone(s.Labels),
 	}, d, nil
 }
@@ -363,7 +364,7 @@ func (n *network) update(ctx context.Context, from netdriver.Network, change fun
 // specOf is the spec that would make the network as it is.
 func specOf(n netdriver.Network) NetworkSpec {
 	s := NetworkSpec{ID: n.ID, Name: n.Name, Driver: n.Driver, Scope: n.Scope, NoIPv4: !n.IPv4, IPv6: n.IPv6, Internal: n.Internal,
-		OnDemand: n.OnDemand, Options: maps.Clone(n.Options), Labels: maps.Clone(n.Labels),
+		OnDemand: n.OnDemand, NoNames: n.NoNames, Options: maps.Clone(n.Options), Labels: maps.Clone(n.Labels),
 		IPAM: IPAM{Driver: n.IPAM, Options: maps.Clone(n.IPAMOptions)}}
 	for _, sub := range n.Subnets {
 		s.IPAM.Subnets = append(s.IPAM.Subnets, SubnetSpec{Subnet: sub.Pool.Subnet, Range: sub.Pool.Range, Gateway: sub.Gateway.Addr(),

@@ -29,7 +29,8 @@ type Options struct {
 	Find      func(ctx context.Context, name string) (netdriver.Driver, ipam.Driver, error)
 	Spaces    sandbox.Provider  // required
 	Firewalls firewall.Opener   // nil: no firewall
-	Resolver  resolver.Resolver // nil: no names
+	Resolver  resolver.Resolver // nil: no names, as without Firewalls, which lead to it
+	Files     resolver.Files    // nil: sandboxes have no hosts, hostname and resolv.conf of ours
 	Advertise netip.Addr
 	HostLost  time.Duration // after which an unreachable host's endpoints are freed; 0: never
 	// Quarantined says that a store was lost and replaced by an empty one: nothing is swept, and what runs without a record is taken

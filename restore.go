@@ -34,6 +34,9 @@ func (c *Controller) restore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := c.restoreNames(ctx, networks); err != nil {
+		return err
+	}
 	if err := c.restoreSandboxes(ctx, seen); err != nil {
 		return err
 	}
@@ -153,7 +156,7 @@ func (c *Controller) sweep(ctx context.Context, seen *observation) error {
 			}
 		}
 	}
-	return nil
+	return c.sweepNames(ctx, slices.Collect(maps.Keys(namespaces)))
 }
 
 // unnamed lists the owners seen in the kernel that no record names, endpoints before networks.

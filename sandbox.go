@@ -90,6 +90,9 @@ func (c *Controller) createSandbox(ctx context.Context, s sandbox.Spec, repeatab
 	}
 	info := sandbox.Info{ID: s.ID, Spec: s, Created: time.Now().UTC()}
 	if err = c.place(ctx, &info, inside); err == nil {
+		err = c.writeFiles(ctx, &content{id: s.ID, sandbox: info, known: true})
+	}
+	if err == nil {
 		err = c.o.Run.Update(ctx, func(tx datastore.Tx) error { return enterSandbox(tx, info) })
 	}
 	if err != nil {
@@ -165,6 +168,11 @@ func (c *Controller) abandonSandbox(ctx context.Context, info sandbox.Info) {
 	if _, err := c.sandboxRecord(ctx, info.ID); !errdefs.IsNotFound(err) {
 		c.mender.later(sandboxOwner(info.ID), err) // it may be recorded: then it is complete
 		return
+	}
+	if c.o.Files != nil {
+		if err := c.o.Files.Remove(ctx, info.ID); err != nil {
+			c.log.Warn("files without a sandbox are left until the next start", "sandbox", info.ID, "error", err)
+		}
 	}
 	if info.Spec.Namespace == (sandbox.Origin{}) {
 		if err := c.removeNamespace(ctx, info); err != nil {

@@ -118,16 +118,15 @@ func sandboxOf(r sandbox.Info, members []member) Sandbox {
 func attachmentOf(r sandbox.Info, m member) Attachment {
 	e := m.endpoint
 	four, six := families(e.Addresses)
-	names := append([]string{e.Spec.Name}, e.Spec.Aliases...)
-	names = append(names, string(r.ID[:min(12, len(r.ID))]))
-	if r.Spec.Names.Hostname != "" {
-		names = append(names, r.Spec.Names.Hostname)
+	names := []string{}
+	if !m.network.NoNames {
+		names = e.DNSNames(r)
 	}
 	return Attachment{
 		NetworkID: string(e.Network), EndpointID: string(e.ID), MacAddress: e.MAC.String(), IfName: cmp.Or(e.Interface, e.Spec.Interface),
 		Gateway: gatewayOf(m.network, four), IPAddress: four.Addr(), IPPrefixLen: max(0, four.Bits()),
 		IPv6Gateway: gatewayOf(m.network, six), GlobalIPv6Address: six.Addr(), GlobalIPv6PrefixLen: max(0, six.Bits()),
-		Aliases: listed(e.Spec.Aliases), DNSNames: unique(names),
+		Aliases: listed(e.Spec.Aliases), DNSNames: names,
 	}
 }
 
@@ -143,17 +142,6 @@ func gatewayOf(n netdriver.Network, a netip.Prefix) netip.Addr {
 
 // listed is a list that is [] in JSON when it is empty.
 func listed[T any](all []T) []T { return append([]T{}, all...) }
-
-// unique keeps the first of each.
-func unique(names []string) []string {
-	var kept []string
-	for _, n := range names {
-		if !slices.Contains(kept, n) {
-			kept = append(kept, n)
-		}
-	}
-	return kept
-}
 
 // portsOf lists what endpoints of one sandbox publish, port by port.
 func portsOf(members []member) map[string][]HostPort {

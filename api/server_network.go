@@ -26,7 +26,7 @@ func predefined() []sealane.NetworkSpec {
 	return []sealane.NetworkSpec{
 		{Name: networkNone, Driver: "null", IPAM: sealane.IPAM{Driver: "null"}},
 		{Name: networkHost, Driver: "host", IPAM: sealane.IPAM{Driver: "null"}},
-		{Name: networkBridge, Driver: "bridge", OnDemand: true, Options: map[string]string{"com.docker.network.bridge.name": "sealane0"}},
+		{Name: networkBridge, Driver: "bridge", OnDemand: true, NoNames: true, Options: map[string]string{"com.docker.network.bridge.name": "sealane0"}},
 	}
 }
 

@@ -30,8 +30,9 @@ type Files interface {
 	// Write makes the files of a sandbox say what is wanted. What somebody else changed stays: a line of hosts, hostname or
 	// resolv.conf as a whole.
 	Write(ctx context.Context, id sandbox.ID, t Texts) error
-	// Remove ends them; nil when there are none.
+	// Remove ends them; nil when there are none. Sweep removes those of all other sandboxes than these.
 	Remove(ctx context.Context, id sandbox.ID) error
+	Sweep(ctx context.Context, keep []sandbox.ID) error
 }
 
 // Texts are the files of one sandbox.
@@ -166,6 +167,28 @@ func (d Directory) Remove(_ context.Context, id sandbox.ID) error {
 		return fmt.Errorf("files of sandbox %.12s: %w", id, err)
 	}
 	return nil
+}
+
+// Sweep implements Files.
+func (d Directory) Sweep(ctx context.Context, keep []sandbox.ID) error {
+	all, err := os.ReadDir(d.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("files of sandboxes: %w", err)
+	}
+	kept := make(map[sandbox.ID]bool, len(keep))
+	for _, id := range keep {
+		kept[id] = true
+	}
+	var errs []error
+	for _, e := range all {
+		if id := sandbox.ID(e.Name()); !kept[id] {
+			errs = append(errs, d.Remove(ctx, id))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // check is the last look at what is written: one line more would be an entry that nobody asked for.

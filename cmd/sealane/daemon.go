@@ -26,6 +26,7 @@ import (
 	"github.com/sealane/sealane/ipam"
 	"github.com/sealane/sealane/ipam/null"
 	"github.com/sealane/sealane/ipam/pool"
+	"github.com/sealane/sealane/resolver"
 	"github.com/sealane/sealane/sandbox/netns"
 )
 
@@ -197,6 +198,7 @@ func (d *daemon) openRooms(context.Context) error {
 	}
 	d.closing(spaces.Close)
 	d.options.Spaces = spaces
+	d.options.Files = resolver.Directory{Path: sandboxFiles(d.run)}
 	return writeLine(d.instanceFile(), d.instance)
 }
 

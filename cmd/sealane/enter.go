@@ -22,8 +22,11 @@ type place struct {
 
 // place says where a sandbox is.
 func (c *cli) place(s api.Sandbox) place {
-	return place{netns: s.NetNS, hostname: s.Hostname, domainname: s.Domainname, files: filepath.Join(c.run, "sandboxes", s.ID)}
+	return place{netns: s.NetNS, hostname: s.Hostname, domainname: s.Domainname, files: filepath.Join(sandboxFiles(c.run), s.ID)}
 }
+
+// sandboxFiles is where a daemon keeps what sandboxes see as their own files.
+func sandboxFiles(run string) string { return filepath.Join(run, "sandboxes") }
 
 // enterError is a failure to get where the command should run.
 type enterError struct{ err error }

@@ -1,0 +1,50 @@
+package endpoint
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/sealane/sealane/sandbox"
+)
+
+// DNSNames are what an endpoint in a sandbox is called on its network, each once: its name, which is what its addresses are called, its
+// aliases, the first 12 digits of the sandbox's id, and the sandbox's hostname.
+func (e Info) DNSNames(s sandbox.Info) []string {
+	names := append([]string{e.Spec.Name}, e.Spec.Aliases...)
+	names = append(names, string(s.ID[:min(12, len(s.ID))]))
+	if s.Spec.Names.Hostname != "" {
+		names = append(names, s.Spec.Names.Hostname)
+	}
+	var kept []string
+	for _, n := range names {
+		if !slices.Contains(kept, n) {
+			kept = append(kept, n)
+		}
+	}
+	return kept
+}
+
+// CheckAlias refuses, as InvalidArgument, what is none of NAME, *.NAME (all below NAME that have no name of their own) and NAME=TARGET (a
+// name that is another's).
+func CheckAlias(alias string) error {
+	name, target, another := strings.Cut(alias, "=")
+	err := sandbox.CheckDomain(strings.TrimPrefix(name, "*."))
+	if err == nil && another {
+		err = sandbox.CheckDomain(target)
+	}
+	if err != nil {
+		return fmt.Errorf("alias %.80q: %w", alias, err)
+	}
+	return nil
+}
+
+// CheckLink refuses, as InvalidArgument, an alias for a name that one of them cannot be.
+func CheckLink(alias, name string) error {
+	for _, n := range []string{alias, name} {
+		if err := sandbox.CheckDomain(n); err != nil {
+			return fmt.Errorf("link %.80q to %.80q: %w", alias, name, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,385 @@
+package sealane
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/sealane/sealane/endpoint"
+	"github.com/sealane/sealane/firewall"
+	"github.com/sealane/sealane/netdriver"
+	"github.com/sealane/sealane/resolver"
+	"github.com/sealane/sealane/sandbox"
+)
+
+// Names are part of converging a sandbox: withdrawn before what they lead to goes, told when what they lead to is there. The resolver and
+// the files are told what is wanted, whole, and find out themselves what is new.
+
+// redirects remembers which were last applied in which sandbox. Where it does not know, the sandbox is looked at.
+type redirects struct {
+	mu      sync.Mutex // guards applied
+	applied map[sandbox.ID][]firewall.Redirect
+}
+
+func (r *redirects) get(id sandbox.ID) (applied []firewall.Redirect, known bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	applied, known = r.applied[id]
+	return applied, known
+}
+
+func (r *redirects) put(id sandbox.ID, applied []firewall.Redirect) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.applied == nil {
+		r.applied = map[sandbox.ID][]firewall.Redirect{}
+	}
+	r.applied[id] = applied
+}
+
+func (r *redirects) forget(id sandbox.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.applied, id)
+}
+
+// resolves says that sandboxes can ask the resolver: without a firewall port 53 does not lead to it.
+func (c *Controller) resolves() bool { return c.o.Resolver != nil && c.o.Firewalls != nil }
+
+// named says that an endpoint has names on its network, and that the sandbox it is in sees those of the others. Of one whose records are
+// gone it may have been so.
+func (c *Controller) named(m *member) bool {
+	return c.resolves() && !m.network.NoNames && (m.network.ID == "" || m.info.ID == "" || len(m.info.Addresses) > 0)
+}
+
+// tellNames tells what came to be on a network, and what is no more. Callers: converging, for endpoints of this host; whoever learns of
+// those of others.
+func (c *Controller) tellNames(ctx context.Context, n netdriver.Network, put []endpoint.Published, drop ...endpoint.ID) error {
+	if !c.resolves() || n.NoNames || len(put)+len(drop) == 0 {
+		return nil
+	}
+	if err := c.o.Resolver.SetZone(ctx, n.ID, resolver.Change{Name: n.Name, Put: put, Drop: drop}); err != nil {
+		return fmt.Errorf("tell names of network %s: %w", n.Name, err)
+	}
+	return nil
+}
+
+// ranked are the members that stay, in the order in which they are asked for names: as they would be the way out.
+func (v *content) ranked(stays func(*member) bool) []*member {
+	var all []*member
+	for _, m := range v.members {
+		if stays(m) {
+			all = append(all, m)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b *member) int {
+		return cmp.Or(cmp.Compare(b.info.Spec.Priority, a.info.Spec.Priority), cmp.Compare(a.network.Name, b.network.Name))
+	})
+	return all
+}
+
+// renames says that a converge may change what is told of a sandbox.
+func (v *content) renames(look bool) bool {
+	return look || v.dirty || slices.ContainsFunc(v.members, func(m *member) bool { return m.dirty || m.fresh || !m.remains(v) })
+}
+
+// unname withdraws the names of who leaves. When nobody is left whose names the sandbox sees, the resolver leaves it.
+func (c *Controller) unname(ctx context.Context, v *content) error {
+	if c.o.Resolver == nil {
+		return nil
+	}
+	had, has := false, false
+	for _, m := range v.members {
+		switch {
+		case !c.named(m):
+		case m.wanted(v):
+			had, has = had || !m.fresh, true
+		case m.held.Owner != "":
+			had = true
+			n := netdriver.Network{ID: m.on, Name: cmp.Or(m.network.Name, string(m.on))}
+			if err := c.tellNames(ctx, n, nil, m.id); err != nil {
+				return err
+			}
+		}
+	}
+	if has || !had && !v.sandbox.Deleting {
+		return nil
+	}
+	return c.leaveSandbox(ctx, v, had)
+}
+
+// leaveSandbox ends what the resolver has in a sandbox. What is in a namespace of ours that goes too is not tidied.
+func (c *Controller) leaveSandbox(ctx context.Context, v *content, had bool) error {
+	if err := c.o.Resolver.Remove(ctx, v.id); err != nil {
+		return fmt.Errorf("take the resolver out of sandbox %s: %w", shortID(string(v.id)), err)
+	}
+	if had && v.enterable() && !v.gone && !(v.sandbox.Deleting && v.ours()) {
+		if err := c.redirect(ctx, v, nil, true); err != nil && !(errors.Is(err, errGone) && v.sandbox.Deleting) {
+			return err
+		}
+	}
+	c.redirects.forget(v.id)
+	return nil
+}
+
+// name tells the names of who is there, and lets the sandbox see those of its networks.
+func (c *Controller) name(ctx context.Context, v *content, look bool) error {
+	if v.sandbox.Unknown && !v.sandbox.Deleting || !v.renames(look) {
+		return nil
+	}
+	if err := c.writeFiles(ctx, v); err != nil || !c.resolves() || v.sandbox.Deleting {
+		return err
+	}
+	wanted := v.ranked(func(m *member) bool { return m.wanted(v) && c.named(m) })
+	if len(wanted) > 0 && v.enterable() {
+		if err := c.enterResolver(ctx, v, wanted, look); err != nil {
+			return err
+		}
+	}
+	for _, m := range wanted {
+		if look || v.dirty || m.dirty || m.fresh {
+			if err := c.tellNames(ctx, m.network, []endpoint.Published{published(m.info, v.sandbox)}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// enterResolver has the resolver answer in a sandbox, and what is sent to port 53 lead to it.
+func (c *Controller) enterResolver(ctx context.Context, v *content, wanted []*member, look bool) error {
+	ns, err := c.namespace(ctx, v.sandbox)
+	if err != nil {
+		return err
+	}
+	defer c.done(v.sandbox, ns)
+	want, err := c.o.Resolver.Set(ctx, ns, v.view(wanted))
+	if err != nil {
+		return fmt.Errorf("have the resolver answer in sandbox %s: %w", shortID(string(v.id)), err)
+	}
+	return c.redirect(ctx, v, want, look)
+}
+
+// view is what a sandbox resolves.
+func (v *content) view(wanted []*member) resolver.View {
+	view := resolver.View{Sandbox: v.id, NoIPv6: true, Forward: v.merged.Gateway4 != "" || v.merged.Gateway6 != ""}
+	for _, m := range wanted {
+		view.Zones = append(view.Zones, m.on)
+		view.NoIPv6 = view.NoIPv6 && !hasFamily(m.info.Addresses, true)
+		for alias, name := range m.info.Spec.Links {
+			if view.Private == nil {
+				view.Private = map[string]string{}
+			}
+			if _, taken := view.Private[alias]; !taken {
+				view.Private[alias] = name
+			}
+		}
+	}
+	for _, a := range v.sandbox.Spec.Names.DNS {
+		view.Upstreams = append(view.Upstreams, resolver.Upstream{Server: netip.AddrPortFrom(a, 0)})
+	}
+	return view
+}
+
+// redirect makes a sandbox's firewall lead to the resolver, or not any more. What an earlier call applied is known, or looked for where
+// there may be some.
+func (c *Controller) redirect(ctx context.Context, v *content, want []firewall.Redirect, look bool) error {
+	have, known := c.redirects.get(v.id)
+	if known && !look && slices.Equal(have, want) {
+		return nil
+	}
+	ns, err := c.namespace(ctx, v.sandbox)
+	if err != nil {
+		return err
+	}
+	defer c.done(v.sandbox, ns)
+	wall, err := c.o.Firewalls.Open(ctx, ns.Key())
+	if err != nil {
+		return fmt.Errorf("open the firewall of sandbox %s: %w", shortID(string(v.id)), err)
+	}
+	owner := sandboxOwner(v.id)
+	if look || !known && slices.ContainsFunc(v.members, func(m *member) bool { return !m.fresh }) {
+		seen, err := wall.Observe(ctx)
+		if err != nil {
+			return errors.Join(fmt.Errorf("observe the firewall of sandbox %s: %w", shortID(string(v.id)), err), wall.Close())
+		}
+		have = seen[owner].Redirects
+	}
+	if !slices.Equal(have, want) {
+		err = wall.Apply(ctx, []firewall.Change{{Owner: owner, Have: firewall.Terms{Redirects: have}, Want: firewall.Terms{Redirects: want}}})
+	}
+	if err = errors.Join(err, wall.Close()); err != nil {
+		return fmt.Errorf("lead sandbox %s to the resolver: %w", shortID(string(v.id)), err)
+	}
+	c.redirects.put(v.id, want)
+	return nil
+}
+
+// published is what others are told of an endpoint. The first 12 digits of its sandbox's id and its hostname are names of it too.
+func published(e endpoint.Info, s sandbox.Info) endpoint.Published {
+	return endpoint.Published{ID: e.ID, Name: e.Spec.Name, Aliases: e.DNSNames(s)[1:], Addresses: e.Addresses, MAC: e.MAC,
+		Ports: append(slices.Clip(e.Spec.Publish), e.Spec.Exposed...)}
+}
+
+// restoreNames tells all zones before the first sandbox is answered: questions may wait since before the start.
+func (c *Controller) restoreNames(ctx context.Context, networks []netdriver.Network) error {
+	if !c.resolves() {
+		return nil
+	}
+	sandboxes := map[sandbox.ID]*content{}
+	for s, err := range c.Sandboxes(ctx) {
+		if err != nil {
+			continue // told by restoreSandboxes
+		}
+		if gone, err := c.isGone(ctx, s); err == nil && !gone {
+			sandboxes[s.ID] = &content{id: s.ID, sandbox: s, known: true}
+		}
+	}
+	for _, n := range networks {
+		var put []endpoint.Published
+		for e, err := range records(ctx, c.o.Run, endpointTable(n.ID)) {
+			v := sandboxes[e.Sandbox]
+			m := &member{id: e.ID, on: n.ID, info: e, network: n}
+			if err == nil && v != nil && m.wanted(v) && c.named(m) {
+				put = append(put, published(e, v.sandbox))
+			}
+		}
+		if err := c.tellNames(ctx, n, put); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// writeFiles makes hosts, hostname and resolv.conf say what the records say. A sandbox that shares another's namespace sees its files, and
+// one whose links somebody else moves those of somebody else.
+func (c *Controller) writeFiles(ctx context.Context, v *content) error {
+	o := v.sandbox.Spec.Namespace
+	switch {
+	case c.o.Files == nil || o.Share != "" || o.Foreign || !v.known:
+		return nil
+	case v.sandbox.Deleting:
+		return c.o.Files.Remove(ctx, v.id)
+	}
+	conf, err := c.o.Files.Conf(ctx)
+	if err != nil {
+		return err
+	}
+	t := resolver.Texts{Hostname: hostnameOf(v.sandbox)}
+	stay := v.ranked(func(m *member) bool { return m.remains(v) })
+	if o.Host {
+		t.Hosts, err = c.o.Files.Hosts(ctx)
+		if v.sandbox.Spec.Names.Hostname == "" && err == nil {
+			t.Hostname, err = c.o.Files.Hostname(ctx)
+		}
+	} else {
+		t.Hosts, err = c.hostsLines(ctx, v, stay)
+	}
+	if err != nil {
+		return err
+	}
+	t.Hosts = append(t.Hosts, hostEntries(v.sandbox, stay)...)
+	t.ResolvConf = c.resolvConf(conf, v, stay)
+	return c.o.Files.Write(ctx, v.id, t)
+}
+
+// hostnameOf is what a sandbox is called inside.
+func hostnameOf(s sandbox.Info) string { return cmp.Or(s.Spec.Names.Hostname, shortID(string(s.ID))) }
+
+// hostsLines are the lines of a sandbox of its own: what is the same in all, itself at each of its addresses, and those it is linked to.
+func (c *Controller) hostsLines(ctx context.Context, v *content, stay []*member) ([]string, error) {
+	lines := resolver.Localhost(!withoutIPv6(v.sandbox.Spec))
+	self := resolver.SelfNames(hostnameOf(v.sandbox), v.sandbox.Spec.Names.Domainname)
+	for _, m := range stay {
+		for _, p := range m.info.Addresses {
+			lines = append(lines, resolver.HostsLine(p.Addr(), self...))
+		}
+	}
+	links, err := c.links(ctx, stay)
+	for _, l := range links {
+		lines = append(lines, l.hosts()...)
+	}
+	return lines, err
+}
+
+// withoutIPv6 says that a sandbox has no IPv6 at all, not even ::1.
+func withoutIPv6(s sandbox.Spec) bool {
+	for key, value := range s.Sysctls {
+		switch strings.ReplaceAll(key, "/", ".") {
+		case "net.ipv6.conf.all.disable_ipv6", "net.ipv6.conf.lo.disable_ipv6":
+			if strings.TrimSpace(value) != "0" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// hostEntries are the lines asked for. The host is at the gateway addresses of the sandbox's networks.
+func hostEntries(s sandbox.Info, stay []*member) []string {
+	var lines []string
+	for _, h := range s.Spec.Names.Hosts {
+		if h.Address.IsValid() {
+			lines = append(lines, resolver.HostsLine(h.Address, h.Name))
+			continue
+		}
+		for _, a := range hostAddresses(s, stay) {
+			lines = append(lines, resolver.HostsLine(a, h.Name))
+		}
+	}
+	return lines
+}
+
+// hostAddresses are where a sandbox reaches the host, one a family.
+func hostAddresses(s sandbox.Info, stay []*member) []netip.Addr {
+	if s.Spec.Namespace.Host {
+		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
+	}
+	var found []netip.Addr
+	for _, six := range []bool{false, true} {
+		for _, m := range stay {
+			if a := gatewayAddress(m, six); a.IsValid() {
+				found = append(found, a)
+				break
+			}
+		}
+	}
+	return found
+}
+
+// gatewayAddress is the host's address on a member's network.
+func gatewayAddress(m *member, six bool) netip.Addr {
+	if hasFamily(m.info.Addresses, six) {
+		for _, sub := range m.network.Subnets {
+			if sub.Pool.Subnet.Addr().Is6() == six && sub.Gateway.IsValid() {
+				return sub.Gateway.Addr()
+			}
+		}
+	}
+	return netip.Addr{}
+}
+
+// resolvConf names the resolver where the sandbox sees names, else servers that it reaches itself.
+func (c *Controller) resolvConf(host resolver.ResolvConf, v *content, stay []*member) string {
+	own := v.sandbox.Spec.Names
+	conf := host.With(own)
+	comments := []string{"Written by sealane. Once it is edited it is left alone."}
+	switch {
+	case v.sandbox.Spec.Namespace.Host:
+	case slices.ContainsFunc(stay, c.named):
+		conf = conf.Embedded()
+		asked := "the host's servers"
+		if len(own.DNS) > 0 {
+			asked = strings.Trim(fmt.Sprint(own.DNS), "[]")
+		}
+		comments = append(comments, "The resolver knows the names of the sandbox's networks, and asks "+asked+" for others.")
+	case len(own.DNS) == 0:
+		conf = conf.Direct(slices.ContainsFunc(stay, func(m *member) bool { return hasFamily(m.info.Addresses, true) }))
+	}
+	return conf.Text(comments...)
+}
