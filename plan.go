@@ -78,7 +78,7 @@ func (c *Controller) planNetwork(ctx context.Context, n netdriver.Network, d net
 // plan fills in what each member wants, and what the sandbox contains then. A member that has something already keeps it when its
 // driver cannot be asked; one that has nothing fails the call.
 func (c *Controller) plan(ctx context.Context, v *content) error {
-	brought := map[string]sandbox.Attachment{}
+	v.brought = map[string]sandbox.Attachment{}
 	for _, m := range v.members {
 		if !m.wanted(v) {
 			continue
@@ -88,11 +88,11 @@ func (c *Controller) plan(ctx context.Context, v *content) error {
 			return err
 		}
 		if m.want.Attachment != nil && !v.sandbox.Spec.Namespace.Foreign {
-			brought[string(m.id)] = *m.want.Attachment
+			v.brought[string(m.id)] = *m.want.Attachment
 		}
 	}
 	var err error
-	if v.merged, err = sandbox.Merge(brought); err != nil {
+	if v.merged, err = sandbox.Merge(v.brought); err != nil {
 		return err
 	}
 	for _, m := range v.members {
