@@ -50,7 +50,7 @@ func (e *endpointHandle) check(ctx context.Context) ([]string, error) {
 	for _, space := range spacesOf(m.want) {
 		has, wants := shareOf(all, space), shareOf(m.want, space)
 		differences = append(differences, steps(has.Config, wants.Config)...)
-		if !equal(has.Terms, wants.Terms) {
+		if !has.Terms.Equal(wants.Terms) {
 			differences = append(differences, fmt.Sprintf("firewall: has %v, wants %v", has.Terms, wants.Terms))
 		}
 	}

@@ -15,9 +15,11 @@ import (
 type content struct {
 	id      sandbox.ID
 	sandbox sandbox.Info
-	known   bool // there is a record of the sandbox
-	dirty   bool // the record was changed by this call
-	gone    bool // the namespace ended without us
+	known   bool           // there is a record of the sandbox
+	dirty   bool           // the record was changed by this call
+	ports   endpoint.Ports // what it publishes by whichever member is its gateway
+	moved   bool           // ports was changed by this call
+	gone    bool           // the namespace ended without us
 	members []*member
 	brought map[string]sandbox.Attachment // what the wanted members bring, by id
 	merged  sandbox.Merged                // what it should contain then
@@ -121,6 +123,9 @@ type memory struct {
 func (r *memory) readRun(tx datastore.Tx, id sandbox.ID) (v *content, err error) {
 	v = &content{id: id}
 	if v.sandbox, v.known, err = maybe(r.sandboxes.Get(tx, sandboxTable(), string(id))); err != nil {
+		return nil, err
+	}
+	if v.ports, _, err = maybe(portsTable().Get(tx, string(id))); err != nil {
 		return nil, err
 	}
 	members := memberTable(id)

@@ -15,7 +15,8 @@ import (
 // in memory cannot be recorded (sockets, handles, who waits) or may be forgotten (doubts, facts about the host, what texts decode to).
 //
 // Locks, in this order and nowhere else: name (of a network that is being made), network (shared by endpoint verbs, exclusive for its own),
-// endpoint, sandbox (for one converge, never over a call of a driver that acts), up (of a network that is there on demand). Readers: none.
+// endpoint, sandbox (for one converge, never over a call of a driver that acts), up (of a network that is there on demand). The ports of a sandbox
+// have one too, taken before the sandbox by who holds nothing else. Readers: none.
 type Controller struct {
 	o         Options
 	log       *slog.Logger

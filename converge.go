@@ -164,12 +164,12 @@ func (c *Controller) record(ctx context.Context, v *content) error {
 			written = append(written, m)
 		}
 	}
-	for first := true; first && v.dirty || len(written) > 0; first = false {
+	for first := true; first && (v.dirty || v.moved) || len(written) > 0; first = false {
 		now := written[:min(atOnce, len(written))]
 		written = written[len(now):]
 		err := c.o.Run.Update(ctx, func(tx datastore.Tx) error {
-			if first && v.dirty {
-				if err := sandboxTable().Put(tx, string(v.id), v.sandbox); err != nil {
+			if first {
+				if err := v.write(tx); err != nil {
 					return err
 				}
 			}
@@ -185,6 +185,18 @@ func (c *Controller) record(ctx context.Context, v *content) error {
 		}
 	}
 	return nil
+}
+
+// write puts the records of the sandbox itself.
+func (v *content) write(tx datastore.Tx) error {
+	var errs []error
+	if v.dirty {
+		errs = append(errs, sandboxTable().Put(tx, string(v.id), v.sandbox))
+	}
+	if v.moved {
+		errs = append(errs, portsTable().Put(tx, string(v.id), v.ports))
+	}
+	return errors.Join(errs...)
 }
 
 // hold makes Held cover what is wanted.
@@ -400,7 +412,7 @@ func strike(tx datastore.Tx, v *content, left []*member, ending bool) error {
 		}
 	}
 	if ending {
-		errs = append(errs, sandboxTable().Delete(tx, string(v.id)), sandboxNames.free(tx, v.sandbox.Spec.Name, string(v.id)))
+		errs = append(errs, sandboxTable().Delete(tx, string(v.id)), portsTable().Delete(tx, string(v.id)), sandboxNames.free(tx, v.sandbox.Spec.Name, string(v.id)))
 		if donor := v.sandbox.Spec.Namespace.Share; donor != "" {
 			errs = append(errs, sharers(donor).Delete(tx, string(v.id)))
 		} else if v.sandbox.Key != "" {

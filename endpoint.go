@@ -292,7 +292,7 @@ func checkEndpoint(s endpoint.Spec) error {
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(errs...)
+	return together(errs...)
 }
 
 // Join puts the endpoint into a sandbox.

@@ -188,6 +188,7 @@ func script(driver string) []op {
 		return op{"join " + n, func(m *machine) error { return ep(m, n).Join(ctx, box(m)) }}
 	}
 	http, _ := endpoint.ParsePort("8080:80")
+	https, _ := endpoint.ParsePort("8443:443")
 	dns, _ := endpoint.ParsePort("53/udp")
 	return []op{
 		creates(1, "blue"),
@@ -203,6 +204,12 @@ func script(driver string) []op {
 		{"publish", func(m *machine) error {
 			return ep(m, "blue").Update(ctx, func(s *endpoint.Spec) error {
 				s.Publish = []endpoint.PortBinding{http, dns}
+				return nil
+			})
+		}},
+		{"publish for the sandbox", func(m *machine) error {
+			return m.ChangePorts(ctx, box(m).ID(), func(p *endpoint.Ports, _ []endpoint.PortBinding) error {
+				p.Publish = []endpoint.PortBinding{https}
 				return nil
 			})
 		}},

@@ -2,7 +2,6 @@ package sealane
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"iter"
 	"maps"
@@ -124,7 +123,7 @@ func (c *Controller) newNetwork(ctx context.Context, s *NetworkSpec) (n netdrive
 	if s.Driver == "" {
 		s.Driver = defaultDriver
 	}
-	if err = errors.Join(checkName(s.Name), checkID(string(s.ID)), checkIPAM(s)); err != nil {
+	if err = together(checkName(s.Name), checkID(string(s.ID)), checkIPAM(s)); err != nil {
 		return n, nil, err
 	}
 	if d, err = c.driver(ctx, s.Driver); err != nil {
@@ -283,6 +282,24 @@ func (n *network) delete(ctx context.Context, force bool) error {
 	}
 	n.c.events.tell("network", "destroy", string(n.id), "name", r.Name, "type", r.Driver)
 	return nil
+}
+
+// PruneNetworks deletes those of the networks that nobody is on, and says which. What is used, or gone, by now is left out; a network that
+// cannot be deleted does not keep the others.
+func (c *Controller) PruneNetworks(ctx context.Context, ids ...endpoint.NetworkID) (gone []endpoint.NetworkID, err error) {
+	var errs []error
+	for _, id := range ids {
+		err := (&network{c, id}).Delete(ctx)
+		switch {
+		case err == nil:
+			gone = append(gone, id)
+		case errdefs.IsNotFound(err), errdefs.IsFailedPrecondition(err):
+		default:
+			errs = append(errs, err)
+		}
+	}
+	c.events.tell("network", "prune", "", "reclaimed", "0") // the bytes that Docker tells of
+	return gone, together(errs...)
 }
 
 // networkIsFree refuses with the names of the endpoints.

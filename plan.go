@@ -150,7 +150,7 @@ func (c *Controller) planPorts(ctx context.Context, v *content, m *member) error
 	}
 	four, six := v.gateway(m)
 	if m.gateway = four || six; !m.gateway {
-		m.trimPorts()
+		m.trimPorts(v)
 		return nil
 	}
 	given, err := c.givePorts(ctx, v, m)

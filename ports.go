@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/containerd/errdefs"
+	"github.com/sealane/sealane/datastore"
 	"github.com/sealane/sealane/endpoint"
 	"github.com/sealane/sealane/firewall"
 	"github.com/sealane/sealane/sandbox"
@@ -22,11 +23,104 @@ type ports struct {
 	held map[sandbox.ID]map[endpoint.PortBinding]io.Closer
 }
 
+// Ports is what a sandbox publishes whichever of its endpoints is its gateway. NotFound when there is no such sandbox.
+func (c *Controller) Ports(ctx context.Context, id sandbox.ID) (endpoint.Ports, error) {
+	v, err := view(ctx, c.o.Run, func(tx datastore.Tx) (*content, error) { return c.memory.readRun(tx, id) })
+	if err == nil && !v.known {
+		err = errdefs.ErrNotFound
+	}
+	if err != nil {
+		return endpoint.Ports{}, fmt.Errorf("ports of sandbox %s: %w", shortID(string(id)), err)
+	}
+	return v.ports, nil
+}
+
+// ChangePorts changes what a sandbox publishes whichever of its endpoints is its gateway: all of it or nothing. While it is on no network
+// the ports wait for one. change is told what host ports the sandbox was given. AlreadyExists: a port is taken, by a sandbox or a
+// process; InvalidArgument for a sandbox in a namespace that is not its own.
+func (c *Controller) ChangePorts(ctx context.Context, id sandbox.ID, change func(p *endpoint.Ports, given []endpoint.PortBinding) error) error {
+	if err := c.changePorts(ctx, id, change); err != nil {
+		return fmt.Errorf("ports of sandbox %s: %w", shortID(string(id)), err)
+	}
+	return nil
+}
+
+func (c *Controller) changePorts(ctx context.Context, id sandbox.ID, change func(p *endpoint.Ports, given []endpoint.PortBinding) error) error {
+	unlock, err := c.locks.exclusive(ctx, "ports/"+string(id)) // nobody changes them between a failure and its undoing
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	var was endpoint.Ports
+	changed := false
+	err = c.converge(ctx, id, func(v *content) error {
+		was = v.ports
+		to := v.ports.Clone()
+		if err := v.publishes(); err != nil {
+			return err
+		}
+		if err := change(&to, v.givenPorts()); err != nil {
+			return err
+		}
+		v.ports, v.moved, changed = to, true, true
+		return checkPorts(to)
+	}, nil)
+	if err != nil && changed {
+		ctx, cancel := afterwards(ctx)
+		defer cancel()
+		back := c.converge(ctx, id, func(v *content) error {
+			v.ports, v.moved = was, true
+			return nil
+		}, nil)
+		if back != nil {
+			c.mender.later(sandboxOwner(id), back)
+		}
+	}
+	return err
+}
+
+// publishes refuses for a sandbox that has no ports of its own.
+func (v *content) publishes() error {
+	o := v.sandbox.Spec.Namespace
+	switch {
+	case !v.known:
+		return errdefs.ErrNotFound
+	case v.sandbox.Deleting:
+		return fmt.Errorf("%w: it is being deleted", errdefs.ErrFailedPrecondition)
+	case v.sandbox.Unknown:
+		return fmt.Errorf("%w: it was found running without a record: what it publishes stays as it is", errdefs.ErrFailedPrecondition)
+	case o.Host || o.Share != "":
+		return fmt.Errorf("%w: a sandbox in the host's or another one's namespace has no ports of its own to publish", errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// givenPorts lists what the members were given, who share it.
+func (v *content) givenPorts() []endpoint.PortBinding {
+	var given []endpoint.PortBinding
+	for _, m := range v.members {
+		for _, b := range m.info.Ports {
+			if !slices.Contains(given, b) {
+				given = append(given, b)
+			}
+		}
+	}
+	return given
+}
+
+func checkPorts(p endpoint.Ports) error {
+	var errs []error
+	for _, b := range slices.Concat(p.Publish, p.Exposed) {
+		errs = append(errs, b.Check())
+	}
+	return together(errs...)
+}
+
 // givePorts turns the ports that a member wants into ports it has: those given before stay, whatever happened to their socket; new ones
 // are reserved. The result is in the member's record from now on.
 func (c *Controller) givePorts(ctx context.Context, v *content, m *member) ([]endpoint.PortBinding, error) {
 	var given []endpoint.PortBinding
-	for _, want := range wantedPorts(m.info.Spec) {
+	for _, want := range v.wantedPorts(m) {
 		b, found := v.givenBefore(m, want, given)
 		if !found {
 			var err error
@@ -45,8 +139,8 @@ func (c *Controller) givePorts(ctx context.Context, v *content, m *member) ([]en
 }
 
 // trimPorts drops what the member has and does not ask for any more. What it asks for stays its own while another is the gateway.
-func (m *member) trimPorts() {
-	wanted := wantedPorts(m.info.Spec)
+func (m *member) trimPorts(v *content) {
+	wanted := v.wantedPorts(m)
 	kept := slices.DeleteFunc(slices.Clone(m.info.Ports), func(b endpoint.PortBinding) bool {
 		return !slices.ContainsFunc(wanted, func(want endpoint.PortBinding) bool { return serves(b, want) })
 	})
@@ -55,11 +149,18 @@ func (m *member) trimPorts() {
 	}
 }
 
-// wantedPorts is the list of bindings that an endpoint asks for, ranges of any free ports port by port.
-func wantedPorts(s endpoint.Spec) []endpoint.PortBinding {
-	wanted := slices.Clone(s.Publish)
-	if s.PublishAll {
-		for _, b := range s.Exposed {
+// wantedPorts is what a member publishes as the gateway: what it asks for itself, and what the sandbox asks for.
+func (v *content) wantedPorts(m *member) []endpoint.PortBinding {
+	s := m.info.Spec
+	own := endpoint.Ports{Publish: s.Publish, PublishAll: s.PublishAll, Exposed: s.Exposed}
+	return append(wantedPorts(own), wantedPorts(v.ports)...)
+}
+
+// wantedPorts is the list of bindings that are asked for, ranges of any free ports port by port.
+func wantedPorts(p endpoint.Ports) []endpoint.PortBinding {
+	wanted := slices.Clone(p.Publish)
+	if p.PublishAll {
+		for _, b := range p.Exposed {
 			wanted = append(wanted, endpoint.PortBinding{Proto: b.Proto, Ports: b.Ports})
 		}
 	}

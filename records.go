@@ -40,6 +40,11 @@ func drivenTable() datastore.Table[netdriver.Held] {
 	return datastore.Table[netdriver.Held]{Dir: "driven"}
 }
 
+// portsTable says what a sandbox publishes whichever of its endpoints is its gateway.
+func portsTable() datastore.Table[endpoint.Ports] {
+	return datastore.Table[endpoint.Ports]{Dir: "ports"}
+}
+
 func memberTable(s sandbox.ID) datastore.Table[endpoint.NetworkID] {
 	return datastore.Table[endpoint.NetworkID]{Dir: datastore.Key("in", string(s))}
 }
@@ -220,3 +225,28 @@ func withoutEntries(p netdriver.Plan) netdriver.Plan {
 	}
 	return p
 }
+
+// together is errors.Join on one line, as messages are.
+func together(errs ...error) error {
+	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+	switch len(errs) {
+	case 0:
+		return nil
+	case 1:
+		return errs[0]
+	}
+	return several(errs)
+}
+
+// several are mistakes of one kind that are told at once.
+type several []error
+
+func (s several) Error() string {
+	texts := make([]string, len(s))
+	for i, err := range s {
+		texts[i] = err.Error()
+	}
+	return strings.Join(texts, "; ")
+}
+
+func (s several) Unwrap() []error { return s }

@@ -278,6 +278,7 @@ func TestEndpointRefusals(t *testing.T) {
 			s.Publish = []endpoint.PortBinding{{Proto: firewall.TCP, Ports: firewall.Range{First: 1, Last: 5}, HostPorts: firewall.Range{First: 1, Last: 3}}}
 		})},
 		refusal{"malformed port", "InvalidArgument", "80:80:80:80", func() error { _, err := endpoint.ParsePort("80:80:80:80"); return err }},
+		refusal{"several mistakes", "InvalidArgument", "; ", create(func(s *endpoint.Spec) { s.Aliases, s.Interface = []string{"a b", "c/d"}, "a/b" })},
 		refusal{"join a second sandbox", "FailedPrecondition", string(c.ID()), func() error { return joined.Join(t.Context(), other) }},
 		refusal{"join nothing", "InvalidArgument", "no sandbox", func() error { return alone.Join(t.Context(), nil) }},
 		refusal{"join a sandbox that is gone", "NotFound", "", func() error { return alone.Join(t.Context(), gone) }},

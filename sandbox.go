@@ -3,7 +3,6 @@ package sealane
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -66,7 +65,7 @@ func (c *Controller) CreateSandbox(ctx context.Context, s sandbox.Spec) (sandbox
 }
 
 func (c *Controller) createSandbox(ctx context.Context, s sandbox.Spec, repeatable bool) (made bool, err error) {
-	if err := errors.Join(checkName(s.Name), checkID(string(s.ID)), checkOrigin(s.Namespace), s.Names.Check()); err != nil {
+	if err := together(checkName(s.Name), checkID(string(s.ID)), checkOrigin(s.Namespace), s.Names.Check()); err != nil {
 		return false, err
 	}
 	inside, err := sandboxSysctls(s.Sysctls)

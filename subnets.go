@@ -2,7 +2,6 @@ package sealane
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -48,7 +47,7 @@ func checkIPAM(s *NetworkSpec) error {
 			}
 		}
 	}
-	return errors.Join(errs...)
+	return together(errs...)
 }
 
 func checkSubnet(s *NetworkSpec, sub SubnetSpec) error {
@@ -60,7 +59,7 @@ func checkSubnet(s *NetworkSpec, sub SubnetSpec) error {
 		if sub.Range.IsValid() || sub.Gateway.IsValid() || len(sub.Aux) > 0 {
 			bad("an address range, gateway or auxiliary address needs its subnet")
 		}
-		return errors.Join(errs...)
+		return together(errs...)
 	}
 	if sub.Subnet.Masked() != sub.Subnet {
 		bad("subnet %s has host bits set; write %s", sub.Subnet, sub.Subnet.Masked())
@@ -82,7 +81,7 @@ func checkSubnet(s *NetworkSpec, sub SubnetSpec) error {
 			bad("auxiliary address %s (%s) is not inside subnet %s", a, name, sub.Subnet)
 		}
 	}
-	return errors.Join(errs...)
+	return together(errs...)
 }
 
 // requestSubnets asks for the pools, gateways and auxiliary addresses of a new network and puts them into its record as they come, so

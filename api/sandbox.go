@@ -187,22 +187,18 @@ func hostsOf(b endpoint.PortBinding, four, six bool) []netip.Addr {
 	return hosts
 }
 
-// ports is what a sandbox wants published. It stands in the spec of each of its endpoints, because whichever is the gateway carries it.
-type ports struct {
-	publish []endpoint.PortBinding
-	all     bool
-	exposed []endpoint.PortBinding
-}
+// ports is what a sandbox wants published.
+type ports endpoint.Ports
 
 func (s SandboxSpec) ports() (p ports, err error) {
-	p.all = s.PublishAll
-	if p.publish, err = parsePorts(s.Publish); err != nil {
+	p.PublishAll = s.PublishAll
+	if p.Publish, err = parsePorts(s.Publish); err != nil {
 		return p, err
 	}
-	if p.exposed, err = parsePorts(s.Expose); err != nil {
+	if p.Exposed, err = parsePorts(s.Expose); err != nil {
 		return p, err
 	}
-	for _, b := range p.exposed {
+	for _, b := range p.Exposed {
 		if b.Host.IsValid() || b.HostPorts != (firewall.Range{}) {
 			return p, fmt.Errorf("expose %s: %w: want a container port alone", b, errdefs.ErrInvalidArgument)
 		}
@@ -235,30 +231,9 @@ func single(b endpoint.PortBinding) []endpoint.PortBinding {
 	return all
 }
 
-func portsOfSpec(s endpoint.Spec) ports { return ports{s.Publish, s.PublishAll, s.Exposed} }
-
-// put writes the ports into an endpoint's spec.
-func (p ports) put(s *endpoint.Spec) {
-	s.Publish, s.PublishAll, s.Exposed = p.publish, p.all, p.exposed
-}
-
 // with is p and one more.
 func (p ports) with(b endpoint.PortBinding) ports {
-	p.publish = slices.Concat(p.publish, single(b))
-	return p
-}
-
-// lessLast undoes with.
-func (p ports) lessLast(b endpoint.PortBinding) ports {
-	p.publish = slices.Clone(p.publish)
-	for _, one := range single(b) {
-		for i, has := range slices.Backward(p.publish) {
-			if has == one {
-				p.publish = slices.Delete(p.publish, i, i+1)
-				break
-			}
-		}
-	}
+	p.Publish = slices.Concat(p.Publish, single(b))
 	return p
 }
 
@@ -281,15 +256,15 @@ func (p ports) without(pattern endpoint.PortBinding, given []endpoint.PortBindin
 
 // withoutOne also ends the exposure of a port that is published because all exposed ones are.
 func (p ports) withoutOne(pattern endpoint.PortBinding, given []endpoint.PortBinding) (ports, bool) {
-	left := ports{all: p.all}
-	left.publish, given = unmatched(p.publish, pattern, given)
-	if left.exposed = p.exposed; p.all {
-		left.exposed, _ = unmatched(p.exposed, pattern, given)
-		for i := range left.exposed {
-			left.exposed[i].HostPorts = firewall.Range{}
+	left := ports{PublishAll: p.PublishAll}
+	left.Publish, given = unmatched(p.Publish, pattern, given)
+	if left.Exposed = p.Exposed; p.PublishAll {
+		left.Exposed, _ = unmatched(p.Exposed, pattern, given)
+		for i := range left.Exposed {
+			left.Exposed[i].HostPorts = firewall.Range{}
 		}
 	}
-	return left, len(left.publish) < len(p.publish) || len(left.exposed) < len(p.exposed)
+	return left, len(left.Publish) < len(p.Publish) || len(left.Exposed) < len(p.Exposed)
 }
 
 // unmatched is wishes less those that match a pattern themselves or in what they were given, and the given ones that belong to none of

@@ -37,7 +37,6 @@ type Server struct {
 	o      Options
 	log    *slog.Logger
 	mux    *http.ServeMux
-	turns  turns
 	closed chan struct{}
 	close  func()
 }

@@ -177,23 +177,22 @@ func (s *Server) pruneNetworks(ctx context.Context, c call, _ nothing) (Pruned, 
 	if err != nil {
 		return done, err
 	}
+	names := map[endpoint.NetworkID]string{}
 	for _, n := range chosen {
-		if len(n.Containers) > 0 || n.State == StateUnknown || isPredefined(n.Name) {
-			continue
+		if len(n.Containers) == 0 && n.State != StateUnknown && !isPredefined(n.Name) {
+			names[endpoint.NetworkID(n.ID)] = n.Name
 		}
-		net, err := s.ctl.Network(ctx, n.ID)
-		if err == nil {
-			err = net.Delete(ctx)
-		}
-		switch {
-		case err == nil:
-			done.NetworksDeleted = append(done.NetworksDeleted, n.Name)
-		case ctx.Err() != nil:
-			return done, err
-		case errdefs.IsNotFound(err), errdefs.IsFailedPrecondition(err): // removed, or used, meanwhile
-		default:
-			done.Warnings = append(done.Warnings, err.Error())
-		}
+	}
+	gone, err := s.ctl.PruneNetworks(ctx, slices.Collect(maps.Keys(names))...)
+	for _, id := range gone {
+		done.NetworksDeleted = append(done.NetworksDeleted, names[id])
+	}
+	slices.Sort(done.NetworksDeleted)
+	if ctx.Err() != nil {
+		return done, err
+	}
+	if err != nil {
+		done.Warnings = append(done.Warnings, err.Error())
 	}
 	return done, nil
 }
@@ -211,11 +210,6 @@ func (s *Server) connect(ctx context.Context, c call, in Connection) (done, erro
 	if err != nil {
 		return done{}, err
 	}
-	over, err := s.turns.take(ctx, sb.ID())
-	if err != nil {
-		return done{}, fmt.Errorf("connect sandbox %s: %w", r.Spec.Name, err)
-	}
-	defer over()
 	members, err := s.members(ctx, sb.ID())
 	if err != nil {
 		return done{}, err
@@ -225,7 +219,6 @@ func (s *Server) connect(ctx context.Context, c call, in Connection) (done, erro
 			return done{}, fmt.Errorf("connect sandbox %s to network %s: %w: it is on it by endpoint %s", r.Spec.Name, m.network.Name,
 				errdefs.ErrAlreadyExists, m.endpoint.ID)
 		}
-		portsOfSpec(m.endpoint.Spec).put(&spec)
 	}
 	return done{}, s.attach(ctx, net, sb, r.Spec.Name, spec)
 }

@@ -3,7 +3,6 @@ package api
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -61,6 +60,13 @@ func (s *Server) sandboxInfo(ctx context.Context, ref string) (sandbox.Info, err
 	return r, err
 }
 
+// plan is what a request asks for, found good: nothing is done yet.
+type plan struct {
+	sandbox sandbox.Spec
+	ports   ports
+	joins   []join
+}
+
 // join is a network with the endpoint that a new sandbox will have on it.
 type join struct {
 	network  sealane.Network
@@ -68,7 +74,7 @@ type join struct {
 }
 
 func (s *Server) createSandbox(ctx context.Context, _ call, in SandboxSpec) (Created, error) {
-	spec, joins, err := s.planSandbox(ctx, in)
+	p, err := s.planSandbox(ctx, in)
 	if err != nil {
 		what := "create sandbox"
 		if in.Name != "" {
@@ -76,12 +82,18 @@ func (s *Server) createSandbox(ctx context.Context, _ call, in SandboxSpec) (Cre
 		}
 		return Created{}, fmt.Errorf("%s: %w", what, err)
 	}
-	sb, err := s.ctl.CreateSandbox(ctx, spec)
+	sb, err := s.ctl.CreateSandbox(ctx, p.sandbox)
 	if err != nil {
 		return Created{}, err
 	}
 	r, err := sb.Info(ctx)
-	for _, j := range joins {
+	if err == nil && len(p.ports.Publish)+len(p.ports.Exposed) > 0 {
+		err = s.ctl.ChangePorts(ctx, sb.ID(), func(to *endpoint.Ports, _ []endpoint.PortBinding) error {
+			*to = endpoint.Ports(p.ports)
+			return nil
+		})
+	}
+	for _, j := range p.joins {
 		if err == nil {
 			err = s.attach(ctx, j.network, sb, r.Spec.Name, j.endpoint)
 		}
@@ -98,39 +110,34 @@ func (s *Server) createSandbox(ctx context.Context, _ call, in SandboxSpec) (Cre
 }
 
 // planSandbox checks a request and finds what it refers to, before any effect.
-func (s *Server) planSandbox(ctx context.Context, in SandboxSpec) (sandbox.Spec, []join, error) {
-	spec := sandbox.Spec{
+func (s *Server) planSandbox(ctx context.Context, in SandboxSpec) (p plan, err error) {
+	p.sandbox = sandbox.Spec{
 		ID: sandbox.ID(in.ID), Name: in.Name, Sysctls: in.Sysctls, Labels: in.Labels,
 		Namespace: sandbox.Origin{Path: in.NetNS, PID: in.PID, Host: in.Host},
 		Names:     sandbox.Names{Hostname: in.Hostname, Domainname: in.Domainname},
 	}
 	if in.ID != "" { // the Controller would give the one there is, whose networks are not ours to take back
 		if _, err := s.ctl.Sandbox(ctx, in.ID); err == nil {
-			return spec, nil, fmt.Errorf("%w: the id is taken", errdefs.ErrAlreadyExists)
+			return p, fmt.Errorf("%w: the id is taken", errdefs.ErrAlreadyExists)
 		}
 	}
 	if in.Join != "" {
 		donor, err := s.ctl.Sandbox(ctx, in.Join)
 		if err != nil {
-			return spec, nil, err
+			return p, err
 		}
-		spec.Namespace.Share = donor.ID()
+		p.sandbox.Namespace.Share = donor.ID()
 	}
-	joins, err := s.planJoins(ctx, in, &spec)
-	if err != nil {
-		return spec, nil, err
+	if p.joins, err = s.planJoins(ctx, in, &p.sandbox); err != nil {
+		return p, err
 	}
-	p, err := in.ports()
-	if err != nil {
-		return spec, nil, err
+	if p.ports, err = in.ports(); err != nil {
+		return p, err
 	}
-	if (spec.Namespace.Host || spec.Namespace.Share != "") && len(p.publish)+len(p.exposed) > 0 {
-		return spec, nil, fmt.Errorf("%w: a sandbox in the host's or another one's namespace has no ports of its own to publish", errdefs.ErrInvalidArgument)
+	if at := p.sandbox.Namespace; (at.Host || at.Share != "") && len(p.ports.Publish)+len(p.ports.Exposed) > 0 {
+		return p, fmt.Errorf("%w: a sandbox in the host's or another one's namespace has no ports of its own to publish", errdefs.ErrInvalidArgument)
 	}
-	for i := range joins {
-		p.put(&joins[i].endpoint)
-	}
-	return spec, joins, nil
+	return p, nil
 }
 
 // planJoins finds the networks. A sandbox that is only on one of driver host is in the host's namespace, as Docker has it.
@@ -213,20 +220,16 @@ func (s *Server) dropEndpoint(ctx context.Context, m member, force bool) error {
 }
 
 func (s *Server) publish(ctx context.Context, c call, in PortChange) (Published, error) {
-	more := func(p ports, b endpoint.PortBinding, _ []endpoint.PortBinding) (ports, bool) { return p.with(b), true }
-	less := func(p ports, b endpoint.PortBinding) ports { return p.lessLast(b) }
-	return s.changePorts(ctx, c.ref, in, more, less)
+	return s.changePorts(ctx, c.ref, in, func(p ports, b endpoint.PortBinding, _ []endpoint.PortBinding) (ports, bool) { return p.with(b), true })
 }
 
 func (s *Server) unpublish(ctx context.Context, c call, in PortChange) (Published, error) {
-	return s.changePorts(ctx, c.ref, in, ports.without, nil)
+	return s.changePorts(ctx, c.ref, in, ports.without)
 }
 
-// changePorts changes what a sandbox publishes in the spec of each of its endpoints. When one refuses, undo, where there is one, is done to
-// those before; without, the call can be repeated.
+// changePorts changes what a sandbox publishes, and tells all that it publishes then. change answers false when nothing is as it asks.
 func (s *Server) changePorts(ctx context.Context, ref string, in PortChange,
-	change func(p ports, b endpoint.PortBinding, given []endpoint.PortBinding) (ports, bool),
-	undo func(p ports, b endpoint.PortBinding) ports) (Published, error) {
+	change func(p ports, b endpoint.PortBinding, given []endpoint.PortBinding) (ports, bool)) (Published, error) {
 	b, err := endpoint.ParsePort(in.Port)
 	if err != nil {
 		return Published{}, err
@@ -235,77 +238,17 @@ func (s *Server) changePorts(ctx context.Context, ref string, in PortChange,
 	if err != nil {
 		return Published{}, err
 	}
-	over, err := s.turns.take(ctx, sb.ID())
-	if err != nil {
-		return Published{}, fmt.Errorf("sandbox %s: %w", r.Spec.Name, err)
-	}
-	defer over()
-	members, err := s.members(ctx, sb.ID())
+	err = s.ctl.ChangePorts(ctx, sb.ID(), func(p *endpoint.Ports, given []endpoint.PortBinding) error {
+		now, found := change(ports(*p), b, given)
+		if !found {
+			return fmt.Errorf("sandbox %s: unpublish %s: %w: no port is published so", r.Spec.Name, b, errdefs.ErrNotFound)
+		}
+		*p = endpoint.Ports(now)
+		return nil
+	})
 	if err != nil {
 		return Published{}, err
 	}
-	if len(members) == 0 {
-		return Published{}, fmt.Errorf("sandbox %s: %w: it is on no network that could carry its ports; connect it first", r.Spec.Name, errdefs.ErrFailedPrecondition)
-	}
-	given, changed := givenPorts(members), false
-	for i, m := range members {
-		err := s.setPorts(ctx, m, func(p ports) ports {
-			now, found := change(p, b, given)
-			changed = changed || found
-			return now
-		})
-		if err == nil {
-			continue
-		}
-		if undo != nil {
-			err = errors.Join(err, s.undoPorts(ctx, members[:i], func(p ports) ports { return undo(p, b) }))
-		}
-		return Published{}, fmt.Errorf("sandbox %s: %w", r.Spec.Name, err)
-	}
-	if !changed {
-		return Published{}, fmt.Errorf("sandbox %s: unpublish %s: %w: no port is published so", r.Spec.Name, b, errdefs.ErrNotFound)
-	}
-	members, err = s.members(ctx, sb.ID())
+	members, err := s.members(ctx, sb.ID())
 	return Published{Ports: portsOf(members)}, err
-}
-
-// givenPorts lists what endpoints of one sandbox, which share ports, were given.
-func givenPorts(members []member) []endpoint.PortBinding {
-	var given []endpoint.PortBinding
-	for _, m := range members {
-		for _, b := range m.endpoint.Ports {
-			if !slices.Contains(given, b) {
-				given = append(given, b)
-			}
-		}
-	}
-	return given
-}
-
-func (s *Server) undoPorts(ctx context.Context, members []member, undo func(ports) ports) error {
-	ctx, cancel := afterwards(ctx)
-	defer cancel()
-	var errs []error
-	for _, m := range members {
-		errs = append(errs, s.setPorts(ctx, m, undo))
-	}
-	return errors.Join(errs...)
-}
-
-// setPorts changes what one endpoint publishes when it is its turn. One that is gone by now is as it should be.
-func (s *Server) setPorts(ctx context.Context, m member, change func(ports) ports) error {
-	net, err := s.ctl.Network(ctx, string(m.network.ID))
-	if err != nil {
-		return err
-	}
-	ep, err := net.Endpoint(ctx, string(m.endpoint.ID))
-	if errdefs.IsNotFound(err) {
-		return nil
-	} else if err != nil {
-		return err
-	}
-	return ep.Update(ctx, func(spec *endpoint.Spec) error {
-		change(portsOfSpec(*spec)).put(spec)
-		return nil
-	})
 }

@@ -19,6 +19,12 @@ func (s Spec) Clone() Spec {
 	return s
 }
 
+// Clone is a copy that shares nothing with p.
+func (p Ports) Clone() Ports {
+	p.Publish, p.Exposed = slices.Clone(p.Publish), slices.Clone(p.Exposed)
+	return p
+}
+
 // Check refuses, as InvalidArgument, a binding that ParsePort would not make: no protocol, no container port, ranges that do not fit.
 func (b PortBinding) Check() error {
 	why := b.checkLengths()
