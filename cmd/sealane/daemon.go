@@ -26,6 +26,7 @@ import (
 	"github.com/sealane/sealane/ipam"
 	"github.com/sealane/sealane/ipam/null"
 	"github.com/sealane/sealane/ipam/pool"
+	"github.com/sealane/sealane/remote"
 	"github.com/sealane/sealane/resolver"
 	"github.com/sealane/sealane/sandbox/netns"
 )
@@ -184,6 +185,13 @@ func (d *daemon) openRooms(context.Context) error {
 	d.options.Drivers = drivers.All()
 	d.options.Instance = d.instance
 	d.options.Logger = d.log
+	where := remote.Options{Sockets: d.plugins}
+	if d.plugins != "" {
+		where.Specs = []string{d.plugins}
+	}
+	plugins := remote.New(where)
+	d.closing(plugins.Close)
+	d.options.Find = plugins.Find
 	if d.firewall != "none" {
 		if d.options.Firewalls, err = nftables.New(nftables.Options{Instance: d.instance}); err != nil {
 			return err

@@ -71,7 +71,10 @@ func fetch() {
 //	damage FILE         flip bits in each sector
 //	signal NAME         send a signal to the last background command; signal-daemon NAME: to the daemon
 //	notified [ARG…]     serve and stop, telling the service manager
+//	plugin NAME SOCKET, unplug NAME, told NAME CALL…   other people's plugins (plugin_test.go)
 func TestScripts(t *testing.T) {
+	var others outsiders
+	others.build(t)
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata",
 		UpdateScripts: os.Getenv("UPDATE") != "",
@@ -79,6 +82,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"serve": serveScript, "sl": sl, "exits": exits, "halt": halt, "kill9": kill9, "raw": raw, "until": until, "damage": damage,
 			"signal": signalBackground, "signal-daemon": signalDaemon, "notified": notified,
+			"plugin": others.plugin, "unplug": unplug, "told": told,
 		},
 	})
 }

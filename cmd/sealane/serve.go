@@ -22,6 +22,7 @@ type settings struct {
 	group    string
 	instance string
 	config   string
+	plugins  string
 }
 
 func (c *cli) serveCommand() *cobra.Command {
@@ -51,9 +52,10 @@ running when the daemon ends, and is taken over by the next one.`,
 	flags.StringVar(&s.firewall, "firewall", "auto", "auto, nftables or none")
 	flags.StringVar(&s.group, "group", "", "group that may use the socket; its members are as good as root")
 	flags.StringVar(&s.instance, "instance", "", "name that marks what is ours in this network namespace (the one kept in --root, at first sealane)")
+	flags.StringVar(&s.plugins, "plugin-dir", "", "directory of Docker plugins' sockets and spec files (/run/docker/plugins, then /etc and /usr/lib/docker/plugins)")
 	flags.StringVar(&s.config, "config", "", "file of flags in TOML ("+configFile+")")
 	laterFlags(flags, []string{"store-ca", "store-cert", "store-key", "store-token-file", "store-user", "store-password-file", "advertise",
-		"plugin-dir", "dns-listen", "metrics"}, []string{"docker", "docker-names"})
+		"dns-listen", "metrics"}, []string{"docker", "docker-names"})
 	return cmd
 }
 

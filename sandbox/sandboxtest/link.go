@@ -129,6 +129,9 @@ func (k *kernel) arrive(s *space, want sandbox.Link) error {
 	if other := s.links[want.Name]; other != nil && other != l {
 		return fmt.Errorf("there is a link %s: %w", want.Name, errdefs.ErrAlreadyExists)
 	}
+	if l.Owner != "" || l.Bridge != nil || l.Master != "" || slices.ContainsFunc(l.Addrs, func(p netip.Prefix) bool { return !p.Addr().IsLinkLocalUnicast() }) {
+		return fmt.Errorf("link %s is in use: %w", l.Name, errdefs.ErrFailedPrecondition)
+	}
 	host.forget(l)
 	delete(host.links, l.Name)
 	l.Name, l.in, l.Master, l.Down = want.Name, s, "", true
