@@ -20,7 +20,8 @@ type link struct {
 	alias  string
 	of     string // the name of the endpoint that has it
 	to     endpoint.Info
-	called string // hostname of the sandbox that it leads to
+	ports  endpoint.Ports // of the sandbox that it leads to
+	called string         // hostname of that
 }
 
 // links finds whom the members of a sandbox are linked to. Who is not there, or in no sandbox, is left out.
@@ -59,20 +60,26 @@ func findLink(tx datastore.Tx, m *member, alias string) (l link, there bool, err
 		return l, false, err
 	}
 	s, there, err := maybe(sandboxTable().Get(tx, string(to.Sandbox)))
-	return link{alias: alias, of: m.info.Spec.Name, to: to, called: hostnameOf(s)}, there, err
+	if err != nil || !there {
+		return l, false, err
+	}
+	ports, _, err := maybe(portsTable().Get(tx, string(to.Sandbox)))
+	return link{alias: alias, of: m.info.Spec.Name, to: to, ports: ports, called: s.Hostname()}, true, err
 }
 
-// hosts are lines by which it is found.
-func (l link) hosts() []string {
-	names := []string{l.alias}
-	for _, n := range []string{l.called, l.to.Spec.Name} {
-		if !slices.Contains(names, n) {
-			names = append(names, n)
-		}
-	}
+// linkLines are lines of hosts by which those are found whom a sandbox is linked to.
+func linkLines(links []link) []string {
 	var lines []string
-	for _, p := range l.to.Addresses {
-		lines = append(lines, resolver.HostsLine(p.Addr(), names...))
+	for _, l := range links {
+		names := []string{l.alias}
+		for _, n := range []string{l.called, l.to.Spec.Name} {
+			if !slices.Contains(names, n) {
+				names = append(names, n)
+			}
+		}
+		for _, p := range l.to.Addresses {
+			lines = append(lines, resolver.HostsLine(p.Addr(), names...))
+		}
 	}
 	return lines
 }
@@ -86,7 +93,7 @@ func (l link) environment() []string {
 	}
 	address := l.to.Addresses[0].Addr().String()
 	first := true
-	for _, b := range containerPorts(l.to.Spec) {
+	for _, b := range containerPorts(l.to.Spec, l.ports) {
 		port, proto := strconv.Itoa(int(b.Ports.First)), b.Proto.String()
 		url := proto + "://" + address + ":" + port
 		if l.to.Addresses[0].Addr().Is6() {
@@ -102,10 +109,10 @@ func (l link) environment() []string {
 	return env
 }
 
-// containerPorts are the ports of a container that are published or exposed, one by one, TCP first.
-func containerPorts(s endpoint.Spec) []endpoint.PortBinding {
+// containerPorts are the ports of a container that an endpoint or its sandbox publishes or exposes, one by one, TCP first.
+func containerPorts(s endpoint.Spec, p endpoint.Ports) []endpoint.PortBinding {
 	var all []endpoint.PortBinding
-	for _, b := range append(slices.Clip(s.Publish), s.Exposed...) {
+	for _, b := range slices.Concat(s.Publish, s.Exposed, p.Publish, p.Exposed) {
 		for i := range b.Ports.Len() {
 			one := endpoint.PortBinding{Proto: b.Proto}
 			one.Ports.First = b.Ports.First + uint16(i)

@@ -85,7 +85,7 @@ func (v *content) ranked(stays func(*member) bool) []*member {
 
 // renames says that a converge may change what is told of a sandbox.
 func (v *content) renames(look bool) bool {
-	return look || v.dirty || slices.ContainsFunc(v.members, func(m *member) bool { return m.dirty || m.fresh || !m.remains(v) })
+	return look || v.dirty || v.moved || slices.ContainsFunc(v.members, func(m *member) bool { return m.dirty || m.fresh || !m.remains(v) })
 }
 
 // unname withdraws the names of who leaves. When nobody is left whose names the sandbox sees, the resolver leaves it.
@@ -142,8 +142,8 @@ func (c *Controller) name(ctx context.Context, v *content, look bool) error {
 		}
 	}
 	for _, m := range wanted {
-		if look || v.dirty || m.dirty || m.fresh {
-			if err := c.tellNames(ctx, m.network, []endpoint.Published{published(m.info, v.sandbox)}); err != nil {
+		if look || v.dirty || v.moved || m.dirty || m.fresh {
+			if err := c.tellNames(ctx, m.network, []endpoint.Published{v.published(m)}); err != nil {
 				return err
 			}
 		}
@@ -221,35 +221,36 @@ func (c *Controller) redirect(ctx context.Context, v *content, want []firewall.R
 }
 
 // published is what others are told of an endpoint. The first 12 digits of its sandbox's id and its hostname are names of it too.
-func published(e endpoint.Info, s sandbox.Info) endpoint.Published {
-	return endpoint.Published{ID: e.ID, Name: e.Spec.Name, Aliases: e.DNSNames(s)[1:], Addresses: e.Addresses, MAC: e.MAC,
-		Ports: append(slices.Clip(e.Spec.Publish), e.Spec.Exposed...)}
+func (v *content) published(m *member) endpoint.Published {
+	return endpoint.Published{ID: m.id, Name: m.info.Spec.Name, Aliases: m.info.DNSNames(v.sandbox)[1:], Addresses: m.info.Addresses,
+		MAC: m.info.MAC, Ports: containerPorts(m.info.Spec, v.ports)}
 }
 
 // restoreNames tells all zones before the first sandbox is answered: questions may wait since before the start.
-func (c *Controller) restoreNames(ctx context.Context, networks []netdriver.Network) error {
+func (c *Controller) restoreNames(ctx context.Context) error {
 	if !c.resolves() {
 		return nil
 	}
-	sandboxes := map[sandbox.ID]*content{}
+	networks, put := map[endpoint.NetworkID]netdriver.Network{}, map[endpoint.NetworkID][]endpoint.Published{}
 	for s, err := range c.Sandboxes(ctx) {
+		if err != nil || s.Deleting {
+			continue // told, or ended, by restoreSandboxes
+		}
+		if gone, err := c.isGone(ctx, s); err != nil || gone {
+			continue
+		}
+		v, err := c.read(ctx, s.ID)
 		if err != nil {
-			continue // told by restoreSandboxes
+			return err
 		}
-		if gone, err := c.isGone(ctx, s); err == nil && !gone {
-			sandboxes[s.ID] = &content{id: s.ID, sandbox: s, known: true}
-		}
-	}
-	for _, n := range networks {
-		var put []endpoint.Published
-		for e, err := range records(ctx, c.o.Run, endpointTable(n.ID)) {
-			v := sandboxes[e.Sandbox]
-			m := &member{id: e.ID, on: n.ID, info: e, network: n}
-			if err == nil && v != nil && m.wanted(v) && c.named(m) {
-				put = append(put, published(e, v.sandbox))
+		for _, m := range v.members {
+			if m.wanted(v) && c.named(m) {
+				networks[m.on], put[m.on] = m.network, append(put[m.on], v.published(m))
 			}
 		}
-		if err := c.tellNames(ctx, n, put); err != nil {
+	}
+	for id, n := range networks {
+		if err := c.tellNames(ctx, n, put[id]); err != nil {
 			return err
 		}
 	}
@@ -270,41 +271,38 @@ func (c *Controller) writeFiles(ctx context.Context, v *content) error {
 	if err != nil {
 		return err
 	}
-	t := resolver.Texts{Hostname: hostnameOf(v.sandbox)}
+	t := resolver.Texts{Hostname: v.sandbox.Hostname()}
 	stay := v.ranked(func(m *member) bool { return m.remains(v) })
 	if o.Host {
 		t.Hosts, err = c.o.Files.Hosts(ctx)
-		if v.sandbox.Spec.Names.Hostname == "" && err == nil {
+		if t.Hostname == "" && err == nil {
 			t.Hostname, err = c.o.Files.Hostname(ctx)
 		}
 	} else {
-		t.Hosts, err = c.hostsLines(ctx, v, stay)
+		t.Hosts = resolver.Localhost(!withoutIPv6(v.sandbox.Spec))
 	}
 	if err != nil {
 		return err
 	}
-	t.Hosts = append(t.Hosts, hostEntries(v.sandbox, stay)...)
+	links, err := c.links(ctx, stay)
+	if err != nil {
+		return err
+	}
+	t.Hosts = slices.Concat(t.Hosts, hostEntries(v.sandbox, stay), linkLines(links), ownLines(v.sandbox, stay))
 	t.ResolvConf = c.resolvConf(conf, v, stay)
 	return c.o.Files.Write(ctx, v.id, t)
 }
 
-// hostnameOf is what a sandbox is called inside.
-func hostnameOf(s sandbox.Info) string { return cmp.Or(s.Spec.Names.Hostname, shortID(string(s.ID))) }
-
-// hostsLines are the lines of a sandbox of its own: what is the same in all, itself at each of its addresses, and those it is linked to.
-func (c *Controller) hostsLines(ctx context.Context, v *content, stay []*member) ([]string, error) {
-	lines := resolver.Localhost(!withoutIPv6(v.sandbox.Spec))
-	self := resolver.SelfNames(hostnameOf(v.sandbox), v.sandbox.Spec.Names.Domainname)
+// ownLines are a sandbox itself at each of its addresses.
+func ownLines(s sandbox.Info, stay []*member) []string {
+	var lines []string
+	names := resolver.SelfNames(s.Hostname(), s.Spec.Names.Domainname)
 	for _, m := range stay {
 		for _, p := range m.info.Addresses {
-			lines = append(lines, resolver.HostsLine(p.Addr(), self...))
+			lines = append(lines, resolver.HostsLine(p.Addr(), names...))
 		}
 	}
-	links, err := c.links(ctx, stay)
-	for _, l := range links {
-		lines = append(lines, l.hosts()...)
-	}
-	return lines, err
+	return lines
 }
 
 // withoutIPv6 says that a sandbox has no IPv6 at all, not even ::1.

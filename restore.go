@@ -34,7 +34,7 @@ func (c *Controller) restore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := c.restoreNames(ctx, networks); err != nil {
+	if err := c.restoreNames(ctx); err != nil {
 		return err
 	}
 	if err := c.restoreSandboxes(ctx, seen); err != nil {

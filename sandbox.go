@@ -68,6 +68,9 @@ func (c *Controller) createSandbox(ctx context.Context, s sandbox.Spec, repeatab
 	if err := together(checkName(s.Name), checkID(string(s.ID)), checkOrigin(s.Namespace), s.Names.Check()); err != nil {
 		return false, err
 	}
+	if s.Namespace.Share != "" && !equal(s.Names, sandbox.Names{}) {
+		return false, fmt.Errorf("%w: it has the files and names of sandbox %s, and none of its own", errdefs.ErrInvalidArgument, s.Namespace.Share)
+	}
 	inside, err := sandboxSysctls(s.Sysctls)
 	if err != nil {
 		return false, err

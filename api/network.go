@@ -123,7 +123,8 @@ type Disconnection struct {
 // EndpointConfig says how a sandbox is on a network. The zero value of a field leaves the choice to the daemon.
 type EndpointConfig struct {
 	IPAMConfig EndpointIPAM      `json:",omitzero"`
-	Aliases    []string          `json:",omitempty"`
+	Aliases    []string          `json:",omitempty"` // NAME, *.NAME for all below it, NAME=TARGET for a name that is another's
+	Links      []string          `json:",omitempty"` // SANDBOX[:ALIAS]: an alias that this sandbox alone knows another one by
 	MacAddress string            `json:",omitempty"`
 	IfName     string            `json:",omitempty"` // name of the interface in the sandbox
 	GwPriority int               `json:",omitempty"` // the highest of a sandbox's networks is its way out

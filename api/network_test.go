@@ -174,7 +174,7 @@ func TestConnectAndDisconnect(t *testing.T) {
 	a := sb.Networks["blue"]
 	wantA := Attachment{
 		NetworkID: n.ID, EndpointID: c.EndpointID, Gateway: netip.MustParseAddr("10.1.0.1"), IPAddress: netip.MustParseAddr("10.1.0.7"), IPPrefixLen: 24,
-		MacAddress: "02:42:00:00:00:07", Aliases: []string{"www"}, DNSNames: []string{"web", "www", id[:12]}, IfName: "blue0",
+		MacAddress: "02:42:00:00:00:07", Aliases: []string{"www"}, Links: []string{}, DNSNames: []string{"web", "www", id[:12]}, IfName: "blue0",
 	}
 	if diff := cmp.Diff(wantA, a, netips); diff != "" {
 		t.Error(diff)

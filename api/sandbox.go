@@ -3,6 +3,7 @@ package api
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -24,8 +25,10 @@ type Sandbox struct {
 	Created              time.Time
 	State                string // StateReady, StatePending, StateUnknown
 	Problem              string // why it is not as wanted; "" it is
-	Hostname, Domainname string
+	Join                 string `json:",omitempty"` // id of the sandbox whose namespace, files and names it shares
+	Hostname, Domainname string // as it is called inside; "": as the host
 	Labels               map[string]string
+	Env                  []string              // NAME=value, what links give to its processes
 	Networks             map[string]Attachment // by name
 	Ports                map[string][]HostPort // by container port: "80/tcp"
 }
@@ -42,7 +45,8 @@ type Attachment struct {
 	GlobalIPv6PrefixLen int
 	MacAddress          string
 	Aliases             []string
-	DNSNames            []string
+	Links               []string // NAME:ALIAS
+	DNSNames            []string // what others on the network find it by
 	IfName              string
 }
 
@@ -65,8 +69,13 @@ type SandboxSpec struct {
 	Publish    []string          `json:",omitempty"` // [IP:][HOST[-HOST]:]CTR[-CTR][/tcp|udp|sctp]
 	PublishAll bool              `json:",omitempty"` // each of Expose at a free host port
 	Expose     []string          `json:",omitempty"` // CTR[-CTR][/proto]
-	Hostname   string            `json:",omitempty"`
+	Hostname   string            `json:",omitempty"` // "": the first 12 digits of the id
 	Domainname string            `json:",omitempty"`
+	DNS        []netip.Addr      `json:",omitempty"` // servers asked from within it; none: the host's
+	DNSSearch  []string          `json:",omitempty"` // in the place of the host's; "." alone: none
+	DNSOptions []string          `json:",omitempty"` // of resolv.conf, in the place of the host's
+	ExtraHosts []string          `json:",omitempty"` // NAME:ADDRESS or NAME:host-gateway
+	Links      []string          `json:",omitempty"` // SANDBOX[:ALIAS], on each of its networks
 	Sysctls    map[string]string `json:",omitempty"` // of the whole namespace
 	Labels     map[string]string `json:",omitempty"`
 }
@@ -96,7 +105,7 @@ type member struct {
 // sandboxOf shows a record with its endpoints.
 func sandboxOf(r sandbox.Info, members []member) Sandbox {
 	s := Sandbox{
-		ID: string(r.ID), Name: r.Spec.Name, NetNS: r.Key, Created: r.Created, State: StateReady, Problem: r.Problem, Hostname: r.Spec.Names.Hostname, Domainname: r.Spec.Names.Domainname, Labels: notNil(r.Spec.Labels),
+		ID: string(r.ID), Name: r.Spec.Name, NetNS: r.Key, Created: r.Created, State: StateReady, Problem: r.Problem, Hostname: r.Hostname(), Domainname: r.Spec.Names.Domainname, Labels: notNil(r.Spec.Labels), Env: []string{},
 		Networks: map[string]Attachment{}, Ports: portsOf(members),
 	}
 	if r.Deleting || r.Problem != "" || r.Spec.Namespace.Late && r.Key == "" {
@@ -126,8 +135,17 @@ func attachmentOf(r sandbox.Info, m member) Attachment {
 		NetworkID: string(e.Network), EndpointID: string(e.ID), MacAddress: e.MAC.String(), IfName: cmp.Or(e.Interface, e.Spec.Interface),
 		Gateway: gatewayOf(m.network, four), IPAddress: four.Addr(), IPPrefixLen: max(0, four.Bits()),
 		IPv6Gateway: gatewayOf(m.network, six), GlobalIPv6Address: six.Addr(), GlobalIPv6PrefixLen: max(0, six.Bits()),
-		Aliases: listed(e.Spec.Aliases), DNSNames: names,
+		Aliases: listed(e.Spec.Aliases), Links: linksOf(e.Spec), DNSNames: names,
 	}
+}
+
+// linksOf are links as they are asked for.
+func linksOf(s endpoint.Spec) []string {
+	links := []string{}
+	for _, alias := range slices.Sorted(maps.Keys(s.Links)) {
+		links = append(links, s.Links[alias]+":"+alias)
+	}
+	return links
 }
 
 // gatewayOf is the router of the subnet that an address is in; none on an internal network, which has no way out.
@@ -185,6 +203,19 @@ func hostsOf(b endpoint.PortBinding, four, six bool) []netip.Addr {
 		hosts = append(hosts, netip.IPv6Unspecified())
 	}
 	return hosts
+}
+
+// names are what the files and the resolver of a sandbox say.
+func (s SandboxSpec) names() (sandbox.Names, error) {
+	n := sandbox.Names{Hostname: s.Hostname, Domainname: s.Domainname, DNS: s.DNS, Search: s.DNSSearch, Options: s.DNSOptions}
+	for _, text := range s.ExtraHosts {
+		h, err := sandbox.ParseHostEntry(text)
+		if err != nil {
+			return n, err
+		}
+		n.Hosts = append(n.Hosts, h)
+	}
+	return n, nil
 }
 
 // ports is what a sandbox wants published.

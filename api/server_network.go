@@ -210,6 +210,9 @@ func (s *Server) connect(ctx context.Context, c call, in Connection) (done, erro
 	if err != nil {
 		return done{}, err
 	}
+	if spec.Links, err = s.links(ctx, net, in.EndpointConfig.Links); err != nil {
+		return done{}, err
+	}
 	members, err := s.members(ctx, sb.ID())
 	if err != nil {
 		return done{}, err

@@ -5,11 +5,13 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/sealane/sealane"
 	"github.com/sealane/sealane/endpoint"
+	"github.com/sealane/sealane/netdriver"
 	"github.com/sealane/sealane/sandbox"
 )
 
@@ -31,7 +33,11 @@ func (s *Server) sandboxes(ctx context.Context, c call, _ nothing) ([]Sandbox, e
 		if err != nil {
 			return nil, fmt.Errorf("list sandboxes: %w", err)
 		}
-		all = append(all, sandboxOf(r, of[r.ID]))
+		one, err := s.show(ctx, r, of[r.ID])
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, one)
 	}
 	slices.SortFunc(all, func(a, b Sandbox) int { return cmp.Compare(a.Name, b.Name) })
 	return choose(sandboxSelector(), c.filters, all)
@@ -43,7 +49,31 @@ func (s *Server) sandbox(ctx context.Context, c call, _ nothing) (Sandbox, error
 		return Sandbox{}, err
 	}
 	members, err := s.members(ctx, sb.ID())
-	return sandboxOf(r, members), err
+	if err != nil {
+		return Sandbox{}, err
+	}
+	return s.show(ctx, r, members)
+}
+
+// show is a sandbox with what it has from others: who shares another's namespace is called as that one is, and links make variables.
+func (s *Server) show(ctx context.Context, r sandbox.Info, members []member) (Sandbox, error) {
+	shown := sandboxOf(r, members)
+	for donor := r.Spec.Namespace.Share; donor != ""; {
+		d, err := s.sandboxInfo(ctx, string(donor))
+		if err != nil {
+			return shown, err
+		}
+		shown.Join, shown.Hostname, shown.Domainname = string(donor), d.Hostname(), d.Spec.Names.Domainname
+		donor = d.Spec.Namespace.Share
+	}
+	if slices.ContainsFunc(members, func(m member) bool { return len(m.endpoint.Spec.Links) > 0 }) {
+		env, err := s.ctl.LinkEnvironment(ctx, r.ID)
+		if err != nil && !errdefs.IsNotFound(err) { // gone since it was listed
+			return shown, err
+		}
+		shown.Env = append(shown.Env, env...)
+	}
+	return shown, nil
 }
 
 func (s *Server) findSandbox(ctx context.Context, ref string) (sandbox.Sandbox, sandbox.Info, error) {
@@ -71,6 +101,7 @@ type plan struct {
 type join struct {
 	network  sealane.Network
 	endpoint endpoint.Spec
+	links    []string // of this network alone
 }
 
 func (s *Server) createSandbox(ctx context.Context, _ call, in SandboxSpec) (Created, error) {
@@ -114,7 +145,9 @@ func (s *Server) planSandbox(ctx context.Context, in SandboxSpec) (p plan, err e
 	p.sandbox = sandbox.Spec{
 		ID: sandbox.ID(in.ID), Name: in.Name, Sysctls: in.Sysctls, Labels: in.Labels,
 		Namespace: sandbox.Origin{Path: in.NetNS, PID: in.PID, Host: in.Host},
-		Names:     sandbox.Names{Hostname: in.Hostname, Domainname: in.Domainname},
+	}
+	if p.sandbox.Names, err = in.names(); err != nil {
+		return p, err
 	}
 	if in.ID != "" { // the Controller would give the one there is, whose networks are not ours to take back
 		if _, err := s.ctl.Sandbox(ctx, in.ID); err == nil {
@@ -136,6 +169,14 @@ func (s *Server) planSandbox(ctx context.Context, in SandboxSpec) (p plan, err e
 	}
 	if at := p.sandbox.Namespace; (at.Host || at.Share != "") && len(p.ports.Publish)+len(p.ports.Exposed) > 0 {
 		return p, fmt.Errorf("%w: a sandbox in the host's or another one's namespace has no ports of its own to publish", errdefs.ErrInvalidArgument)
+	}
+	if at := p.sandbox.Namespace; (at.Host || at.Share != "") && len(in.Links) > 0 {
+		return p, fmt.Errorf("%w: a sandbox in the host's or another one's namespace has no networks of its own to be linked on", errdefs.ErrInvalidArgument)
+	}
+	for i, j := range p.joins {
+		if p.joins[i].endpoint.Links, err = s.links(ctx, j.network, append(slices.Clip(in.Links), j.links...)); err != nil {
+			return p, err
+		}
 	}
 	return p, nil
 }
@@ -167,7 +208,7 @@ func (s *Server) planJoins(ctx context.Context, in SandboxSpec, spec *sandbox.Sp
 		if err != nil {
 			return nil, err
 		}
-		joins = append(joins, join{net, es})
+		joins = append(joins, join{net, es, w.Links})
 	}
 	if len(joins) == 1 && spec.Namespace == (sandbox.Origin{}) {
 		n, err := joins[0].network.Info(ctx)
@@ -177,6 +218,54 @@ func (s *Server) planJoins(ctx context.Context, in SandboxSpec, spec *sandbox.Sp
 		spec.Namespace.Host = n.Driver == "host"
 	}
 	return joins, nil
+}
+
+// links finds whom SANDBOX[:ALIAS] mean. On a network without names they have to be there.
+func (s *Server) links(ctx context.Context, on sealane.Network, texts []string) (map[string]string, error) {
+	if len(texts) == 0 {
+		return nil, nil
+	}
+	n, err := on.Info(ctx)
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]string{}
+	for _, text := range texts {
+		ref, alias, _ := strings.Cut(text, ":")
+		name, err := s.linked(ctx, n, ref)
+		if err != nil {
+			return nil, fmt.Errorf("link %.80q: %w", text, err)
+		}
+		alias = cmp.Or(alias, name)
+		if other := found[alias]; other != "" && other != name {
+			return nil, fmt.Errorf("link %.80q: %w: the alias is that of %s already", text, errdefs.ErrInvalidArgument, other)
+		}
+		found[alias] = name
+	}
+	return found, nil
+}
+
+// linked is the name of the endpoint that a link leads to.
+func (s *Server) linked(ctx context.Context, n netdriver.Network, ref string) (string, error) {
+	r, err := s.sandboxInfo(ctx, ref)
+	if errdefs.IsNotFound(err) && !n.NoNames {
+		return ref, nil // it may come
+	}
+	if err != nil {
+		return "", err
+	}
+	for e, err := range s.ctl.Endpoints(ctx, r.ID) {
+		if err != nil {
+			return "", err
+		}
+		if e.Network == n.ID {
+			return e.Spec.Name, nil
+		}
+	}
+	if n.NoNames {
+		return "", fmt.Errorf("%w: sandbox %s is not on network %s", errdefs.ErrFailedPrecondition, r.Spec.Name, n.Name)
+	}
+	return r.Spec.Name, nil
 }
 
 func (s *Server) removeSandbox(ctx context.Context, c call, _ nothing) (nothing, error) {

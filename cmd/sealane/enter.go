@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -22,7 +23,7 @@ type place struct {
 
 // place says where a sandbox is.
 func (c *cli) place(s api.Sandbox) place {
-	return place{netns: s.NetNS, hostname: s.Hostname, domainname: s.Domainname, files: filepath.Join(sandboxFiles(c.run), s.ID)}
+	return place{netns: s.NetNS, hostname: s.Hostname, domainname: s.Domainname, files: filepath.Join(sandboxFiles(c.run), cmp.Or(s.Join, s.ID))}
 }
 
 // sandboxFiles is where a daemon keeps what sandboxes see as their own files.

@@ -72,7 +72,7 @@ func (c *cli) perform(s api.Sandbox, argv []string, signals *signals) error {
 	if err != nil {
 		return &exit{statusOf(err), err}
 	}
-	cmd := &exec.Cmd{Path: path, Args: argv, Stdin: c.in, Stdout: c.out, Stderr: c.err}
+	cmd := &exec.Cmd{Path: path, Args: argv, Env: append(os.Environ(), s.Env...), Stdin: c.in, Stdout: c.out, Stderr: c.err}
 	if err := startIn(c.place(s), cmd); err != nil {
 		return &exit{statusOf(err), err}
 	}

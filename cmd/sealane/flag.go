@@ -180,9 +180,9 @@ func setJoin(n *api.NetworkJoin, key, value string) (err error) {
 	case "driver-opt":
 		return (*pairs)(&n.DriverOpts).Set(value)
 	case "link":
-		return errLater
+		n.Links = append(n.Links, value)
 	default:
-		return errors.New("want one of name, ip, ip6, link-local-ip, alias, mac-address, ifname, gw-priority, driver-opt")
+		return errors.New("want one of name, ip, ip6, link-local-ip, alias, link, mac-address, ifname, gw-priority, driver-opt")
 	}
 	return err
 }

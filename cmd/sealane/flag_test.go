@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sealane/sealane/api"
@@ -19,9 +18,9 @@ func TestParseJoin(t *testing.T) {
 	full := api.NetworkJoin{Network: "blue", EndpointConfig: api.EndpointConfig{
 		IPAMConfig: api.EndpointIPAM{IPv4Address: netip.MustParseAddr("10.1.0.9"), IPv6Address: netip.MustParseAddr("fd00::9"),
 			LinkLocalIPs: []netip.Addr{netip.MustParseAddr("169.254.1.2"), netip.MustParseAddr("fe80::2")}},
-		Aliases: []string{"www", "w"}, MacAddress: "02:42:0a:01:00:09", IfName: "net0", GwPriority: -3, DriverOpts: map[string]string{"a": "b=c", "d": "1,2"},
+		Aliases: []string{"www", "w"}, Links: []string{"db:store", "cache"}, MacAddress: "02:42:0a:01:00:09", IfName: "net0", GwPriority: -3, DriverOpts: map[string]string{"a": "b=c", "d": "1,2"},
 	}}
-	settings := `ip=10.1.0.9,ip6=fd00::9,link-local-ip=169.254.1.2,link-local-ip=fe80::2,alias=www,alias=w,mac-address=02:42:0a:01:00:09,` +
+	settings := `ip=10.1.0.9,ip6=fd00::9,link-local-ip=169.254.1.2,link-local-ip=fe80::2,alias=www,alias=w,link=db:store,link=cache,mac-address=02:42:0a:01:00:09,` +
 		`ifname=net0,gw-priority=-3,driver-opt=a=b=c,"driver-opt=d=1,2"`
 	for text, want := range map[string]api.NetworkJoin{
 		"blue":                  {Network: "blue"},
@@ -41,9 +40,6 @@ func TestParseJoin(t *testing.T) {
 		if n, err := parseJoin(bad); err == nil {
 			t.Errorf("%q is read as %+v", bad, n)
 		}
-	}
-	if _, err := parseJoin("blue:link=web:w"); !errdefs.IsNotImplemented(err) {
-		t.Errorf("link: %v", err)
 	}
 }
 

@@ -236,7 +236,7 @@ func (c *cli) networkConnect() *cobra.Command {
 	flags.StringVar(&how.IfName, "ifname", "", "name of the interface in the sandbox")
 	flags.IntVar(&how.GwPriority, "gw-priority", 0, "the network of the highest is the way out")
 	flags.Var((*pairs)(&how.DriverOpts), "driver-opt", "option of the endpoint; may be repeated")
-	laterFlags(flags, []string{"link"}, nil)
+	flags.StringArrayVar(&how.Links, "link", nil, "know another sandbox by an alias there: SANDBOX[:ALIAS]; may be repeated")
 	return cmd
 }
 

@@ -41,11 +41,15 @@ func (f *sandboxFlags) declare(flags *pflag.FlagSet) {
 	flags.StringArrayVarP(&f.spec.Publish, "publish", "p", nil, "publish a port: [IP:][HOST[-HOST]:]CTR[-CTR][/tcp|udp|sctp]; may be repeated")
 	flags.BoolVarP(&f.spec.PublishAll, "publish-all", "P", false, "publish all exposed ports at free host ports")
 	flags.StringArrayVar(&f.spec.Expose, "expose", nil, "expose a port: CTR[-CTR][/tcp|udp|sctp]; may be repeated")
-	flags.StringVar(&f.spec.Hostname, "hostname", "", "host name inside")
-	flags.StringVar(&f.spec.Domainname, "domainname", "", "NIS domain name inside")
+	flags.StringVar(&f.spec.Hostname, "hostname", "", "host name inside (the beginning of the id)")
+	flags.StringVar(&f.spec.Domainname, "domainname", "", "domain that the host name is in")
+	flags.Var((*addresses)(&f.spec.DNS), "dns", "DNS server, asked from inside; may be repeated (the host's)")
+	flags.StringArrayVar(&f.spec.DNSSearch, "dns-search", nil, `domain in which names are looked for, "." for none; may be repeated (the host's)`)
+	flags.StringArrayVar(&f.spec.DNSOptions, "dns-option", nil, "option of resolv.conf; may be repeated (the host's)")
+	flags.StringArrayVar(&f.spec.ExtraHosts, "add-host", nil, "line of hosts: NAME:ADDRESS, or NAME:host-gateway for the host; may be repeated")
+	flags.StringArrayVar(&f.spec.Links, "link", nil, "know another sandbox by an alias: SANDBOX[:ALIAS]; may be repeated")
 	flags.Var((*pairs)(&f.spec.Sysctls), "sysctl", "setting below net., as net.ipv4.ip_forward=1; may be repeated")
 	flags.Var((*pairs)(&f.spec.Labels), "label", "label; may be repeated")
-	laterFlags(flags, []string{"dns", "dns-search", "dns-option", "add-host", "link"}, nil)
 }
 
 // wanted is what the daemon is asked for. It has another working directory.
