@@ -114,16 +114,29 @@ func (p place) cover() error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("mount namespace: %w", err)
 	}
-	// What is mounted from here on is seen by the command only; what the host mounts, by both.
-	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
-		return fmt.Errorf("mount namespace: %w", err)
-	}
 	for _, name := range there {
 		target := filepath.Join("/etc", name)
+		if err := unshare(target); err != nil {
+			return err
+		}
 		err := unix.Mount(filepath.Join(p.files, name), target, "", unix.MS_BIND, "")
 		if err != nil && !errors.Is(err, unix.ENOENT) { // a host may be without the file
 			return &os.PathError{Op: "mount", Path: target, Err: err}
 		}
 	}
 	return nil
+}
+
+// unshare lets what is mounted at a path be seen by the command only. What the command mounts elsewhere is the caller's affair as before.
+func unshare(path string) error {
+	for {
+		err := unix.Mount("", path, "", unix.MS_SLAVE, "")
+		if path == "/" || !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			if err != nil {
+				return &os.PathError{Op: "unshare the mount", Path: path, Err: err}
+			}
+			return nil
+		}
+		path = filepath.Dir(path) // it is no mount point
+	}
 }
