@@ -62,6 +62,7 @@ var kits = map[string]int{
 	"ipam/ipamtest":         0,
 	"sandbox/sandboxtest":   0,
 	"netdriver/drivertest":  2,
+	"resolver/resolvertest": 2,
 }
 
 // The root ties the contracts together: rooms come from its Options.
