@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 	"strings"
@@ -63,11 +64,16 @@ func (r *recordedIPAM) RequestPool(ctx context.Context, q ipam.PoolRequest) (ipa
 	if err != nil {
 		return ipam.Pool{}, err
 	}
+	if (!q.Subnet.IsValid() || q.Subnet.Addr().IsUnspecified()) && q.Exclude == nil { // any that the host does not reach otherwise
+		if q.Exclude, err = r.c.occupied(ctx); err != nil {
+			return ipam.Pool{}, err
+		}
+	}
 	p, err := d.RequestPool(ctx, q)
 	if err != nil {
 		return p, err
 	}
-	q.Subnet = p.Subnet // a replay asks for this one
+	q.Subnet, q.Exclude = p.Subnet, nil // a replay asks for this one
 	return p, r.c.o.Root.Update(ctx, func(tx datastore.Tx) error {
 		return poolTable(r.name).Put(tx, string(p.ID), pool{Driver: r.name, Request: q, Pool: p})
 	})
@@ -105,7 +111,7 @@ func (r *recordedIPAM) RequestAddress(ctx context.Context, q ipam.AddressRequest
 	if err != nil {
 		return a, err
 	}
-	store, err := r.leases(ctx, d)
+	store, err := r.leases(ctx)
 	if err != nil {
 		return a, err
 	}
@@ -123,7 +129,7 @@ func (r *recordedIPAM) ReleaseAddress(ctx context.Context, id ipam.PoolID, a net
 	if err := d.ReleaseAddress(ctx, id, a); err != nil {
 		return err
 	}
-	store, err := r.leases(ctx, d)
+	store, err := r.leases(ctx)
 	if err != nil {
 		return err
 	}
@@ -132,7 +138,11 @@ func (r *recordedIPAM) ReleaseAddress(ctx context.Context, id ipam.PoolID, a net
 
 // leases is the store that lives as long as what the driver knows: a driver that forgets at restart has them in the run store, with the
 // endpoints.
-func (r *recordedIPAM) leases(ctx context.Context, d ipam.Driver) (datastore.Store, error) {
+func (r *recordedIPAM) leases(ctx context.Context) (datastore.Store, error) {
+	d := r.c.o.IPAM[r.name]
+	if d == nil {
+		return r.c.o.Root, nil
+	}
 	can, err := d.Capability(ctx)
 	if err != nil || !can.Replay {
 		return r.c.o.Root, err
@@ -209,6 +219,67 @@ func (c *Controller) replayLeases(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// leased says that a front end has an address of a pool.
+func (c *Controller) leased(ctx context.Context, driver string, id ipam.PoolID, a netip.Addr) (bool, error) {
+	if !a.IsValid() {
+		return false, nil
+	}
+	d, err := c.IPAM(driver)
+	if err != nil {
+		return false, err
+	}
+	r := d.(*recordedIPAM)
+	store, err := r.leases(ctx)
+	if err != nil {
+		return false, err
+	}
+	_, found, err := maybe(view(ctx, store, func(tx datastore.Tx) (ipam.Lease, error) { return leaseTable(r.name, id).Get(tx, a.String()) }))
+	return found, err
+}
+
+// adopted finds the pool that a network took over from a front end.
+func (c *Controller) adopted(ctx context.Context, n netdriver.Network, id ipam.PoolID) (ipam.Pool, bool, error) {
+	p, found, err := maybe(view(ctx, c.o.Root, func(tx datastore.Tx) (pool, error) {
+		return poolTable(cmp.Or(n.IPAM, defaultIPAM)).Get(tx, string(id))
+	}))
+	return p.Pool, found && p.Network == string(n.ID), err
+}
+
+// Leased is a pool that a front end asked for by Controller.IPAM and has not given back, with its addresses.
+type Leased struct {
+	Pool      ipam.Pool
+	Network   endpoint.NetworkID // that has taken it over; "" none
+	Addresses []ipam.Lease
+}
+
+// Leases yields what front ends have of the named address driver, pool by pool.
+func (c *Controller) Leases(ctx context.Context, driver string) iter.Seq2[Leased, error] {
+	return func(yield func(Leased, error) bool) {
+		d, err := c.IPAM(driver)
+		if err != nil {
+			yield(Leased{}, err)
+			return
+		}
+		r := d.(*recordedIPAM)
+		store, err := r.leases(ctx)
+		if err != nil {
+			yield(Leased{}, err)
+			return
+		}
+		for p, err := range records(ctx, c.o.Root, poolTable(r.name)) {
+			l := Leased{Pool: p.Pool, Network: endpoint.NetworkID(p.Network)}
+			for a, lost := range records(ctx, store, leaseTable(r.name, p.Pool.ID)) {
+				if err = cmp.Or(err, lost); lost == nil {
+					l.Addresses = append(l.Addresses, a)
+				}
+			}
+			if !yield(l, err) {
+				return
+			}
+		}
+	}
 }
 
 // ipamActs says that an address driver knows what it gave when we have died: it is not built in.

@@ -133,6 +133,15 @@ func (c *Controller) subnetsWanted(ctx context.Context, n netdriver.Network, s I
 	if n.Scope != netdriver.Local || !slices.ContainsFunc(wanted, func(w poolWanted) bool { return !named(w) }) {
 		return wanted, nil
 	}
+	exclude, err := c.occupied(ctx)
+	for i := range wanted {
+		wanted[i].exclude = exclude
+	}
+	return wanted, err
+}
+
+// occupied are destinations that the host reaches otherwise: no subnet that we choose should cover them.
+func (c *Controller) occupied(ctx context.Context) ([]netip.Prefix, error) {
 	host, err := c.survey(ctx, nil)
 	if err != nil {
 		return nil, fmt.Errorf("look for host routes to keep clear of: %w", err)
@@ -141,10 +150,7 @@ func (c *Controller) subnetsWanted(ctx context.Context, n netdriver.Network, s I
 	for _, r := range host.Resolvers {
 		exclude = append(exclude, netip.PrefixFrom(r, r.BitLen()))
 	}
-	for i := range wanted {
-		wanted[i].exclude = exclude
-	}
-	return wanted, nil
+	return exclude, nil
 }
 
 type poolWanted struct {
@@ -166,7 +172,7 @@ func (c *Controller) requestSubnet(ctx context.Context, n *netdriver.Network, wa
 	sub := &n.Subnets[len(n.Subnets)-1]
 	for _, name := range slices.Sorted(maps.Keys(want.Aux)) {
 		r := ipam.AddressRequest{Pool: pool.ID, Address: want.Aux[name], Owner: auxOwner(n.ID, name), Options: n.IPAMOptions}
-		if _, err := d.RequestAddress(ctx, r); err != nil {
+		if _, err := c.requestFixed(ctx, d, *n, pool, r); err != nil {
 			return fmt.Errorf("auxiliary address %s (%s): %w", want.Aux[name], name, err)
 		}
 		if sub.Aux == nil {
@@ -181,12 +187,27 @@ func (c *Controller) requestSubnet(ctx context.Context, n *netdriver.Network, wa
 	if !r.Address.IsValid() {
 		r.Address = pool.Gateway
 	}
-	a, err := d.RequestAddress(ctx, r)
+	a, err := c.requestFixed(ctx, d, *n, pool, r)
 	if err != nil {
 		return fmt.Errorf("gateway of %s: %w", pool.Subnet, err)
 	}
-	sub.Gateway = a.Prefix
+	sub.Gateway = a
 	return nil
+}
+
+// requestFixed asks for a gateway or an auxiliary address. One that a front end asked for, of a pool of its own, is taken over.
+func (c *Controller) requestFixed(ctx context.Context, d ipam.Driver, n netdriver.Network, p ipam.Pool, r ipam.AddressRequest) (netip.Prefix, error) {
+	if taken, err := c.leased(ctx, n.IPAM, p.ID, r.Address); err != nil || taken {
+		return netip.PrefixFrom(r.Address, p.Subnet.Bits()), err
+	}
+	a, err := d.RequestAddress(ctx, r)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	if err := inPool(p, a.Prefix); err != nil {
+		return netip.Prefix{}, together(err, d.ReleaseAddress(ctx, p.ID, a.Prefix.Addr()))
+	}
+	return a.Prefix, nil
 }
 
 func (c *Controller) requestPool(ctx context.Context, d ipam.Driver, n netdriver.Network, want poolWanted) (ipam.Pool, error) {
@@ -271,7 +292,10 @@ func (c *Controller) replaySubnets(ctx context.Context, n netdriver.Network) err
 		if want.Range == want.Subnet {
 			want.Range = netip.Prefix{}
 		}
-		pool, err := c.requestPool(ctx, d, n, want)
+		pool, adopted, err := c.adopted(ctx, n, sub.Pool.ID)
+		if err == nil && !adopted { // else it is asked for by what the front end said (replayLeases)
+			pool, err = c.requestPool(ctx, d, n, want)
+		}
 		if err != nil {
 			return err
 		}
@@ -289,13 +313,13 @@ func (c *Controller) replaySubnets(ctx context.Context, n netdriver.Network) err
 func (c *Controller) replayFixed(ctx context.Context, d ipam.Driver, n netdriver.Network, sub netdriver.Subnet) error {
 	if sub.Gateway.IsValid() {
 		r := ipam.AddressRequest{Pool: sub.Pool.ID, Address: sub.Gateway.Addr(), Gateway: true, Owner: gatewayOwner(n.ID), Options: n.IPAMOptions}
-		if _, err := d.RequestAddress(ctx, r); err != nil {
+		if _, err := c.requestFixed(ctx, d, n, sub.Pool, r); err != nil {
 			return fmt.Errorf("gateway %s: %w", sub.Gateway, err)
 		}
 	}
 	for name, a := range sub.Aux {
 		r := ipam.AddressRequest{Pool: sub.Pool.ID, Address: a, Owner: auxOwner(n.ID, name), Options: n.IPAMOptions}
-		if _, err := d.RequestAddress(ctx, r); err != nil {
+		if _, err := c.requestFixed(ctx, d, n, sub.Pool, r); err != nil {
 			return fmt.Errorf("auxiliary address %s (%s): %w", a, name, err)
 		}
 	}
