@@ -47,7 +47,8 @@ var floors = map[string]int{
 	"drivers": 4,
 	".":       4,
 
-	"api": 5,
+	"api":    5,
+	"docker": 5,
 
 	"cmd/sealane":         6,
 	"examples/quickstart": 6,

@@ -250,6 +250,7 @@ func (c *Controller) adopted(ctx context.Context, n netdriver.Network, id ipam.P
 // Leased is a pool that a front end asked for by Controller.IPAM and has not given back, with its addresses.
 type Leased struct {
 	Pool      ipam.Pool
+	Owner     string             // as the front end named itself
 	Network   endpoint.NetworkID // that has taken it over; "" none
 	Addresses []ipam.Lease
 }
@@ -269,7 +270,7 @@ func (c *Controller) Leases(ctx context.Context, driver string) iter.Seq2[Leased
 			return
 		}
 		for p, err := range records(ctx, c.o.Root, poolTable(r.name)) {
-			l := Leased{Pool: p.Pool, Network: endpoint.NetworkID(p.Network)}
+			l := Leased{Pool: p.Pool, Owner: p.Request.Owner, Network: endpoint.NetworkID(p.Network)}
 			for a, lost := range records(ctx, store, leaseTable(r.name, p.Pool.ID)) {
 				if err = cmp.Or(err, lost); lost == nil {
 					l.Addresses = append(l.Addresses, a)

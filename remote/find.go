@@ -26,9 +26,12 @@ import (
 	"github.com/sealane/sealane/netdriver"
 )
 
+// Sockets is where Docker has its plugins' sockets.
+const Sockets = "/run/docker/plugins"
+
 // Options say where plugins are and how long they may take.
 type Options struct {
-	// Sockets has NAME.sock or NAME/NAME.sock; "": /run/docker/plugins.
+	// Sockets has NAME.sock or NAME/NAME.sock; "": the constant.
 	Sockets string
 	// Specs have NAME.spec (a URL, unix:// or tcp://) or NAME.json (name, address and TLS files), or either in a directory NAME, and come
 	// after Sockets; nil: /etc/docker/plugins, then /usr/lib/docker/plugins.
@@ -48,7 +51,7 @@ type Plugins struct {
 func New(o Options) *Plugins {
 	const patience = 10 * time.Second
 	if o.Sockets == "" {
-		o.Sockets = "/run/docker/plugins"
+		o.Sockets = Sockets
 	}
 	if o.Specs == nil {
 		o.Specs = []string{"/etc/docker/plugins", "/usr/lib/docker/plugins"}

@@ -40,11 +40,12 @@ type daemon struct {
 	log     *slog.Logger
 	closers []func() error
 
-	host     string // id of this host
-	lost     bool   // a store is new, though what it was to remember may still run
-	options  sealane.Options
-	server   *api.Server
-	listener net.Listener
+	host       string // id of this host
+	lost       bool   // a store is new, though what it was to remember may still run
+	options    sealane.Options
+	controller *sealane.Controller
+	server     *api.Server
+	listener   net.Listener
 }
 
 func (d *daemon) closing(f func() error) { d.closers = append(d.closers, f) }
@@ -191,7 +192,7 @@ func (d *daemon) openRooms(context.Context) error {
 	}
 	plugins := remote.New(where)
 	d.closing(plugins.Close)
-	d.options.Find = plugins.Find
+	d.options.Find = d.find(plugins)
 	if d.firewall != "none" {
 		if d.options.Firewalls, err = nftables.New(nftables.Options{Instance: d.instance}); err != nil {
 			return err
@@ -216,6 +217,7 @@ func (d *daemon) openController(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.controller = ctl
 	d.closing(ctl.Close)
 	name, err := os.Hostname()
 	if err != nil {

@@ -23,6 +23,7 @@ type settings struct {
 	instance string
 	config   string
 	plugins  string
+	docker   bool
 }
 
 func (c *cli) serveCommand() *cobra.Command {
@@ -53,9 +54,10 @@ running when the daemon ends, and is taken over by the next one.`,
 	flags.StringVar(&s.group, "group", "", "group that may use the socket; its members are as good as root")
 	flags.StringVar(&s.instance, "instance", "", "name that marks what is ours in this network namespace (the one kept in --root, at first sealane)")
 	flags.StringVar(&s.plugins, "plugin-dir", "", "directory of Docker plugins' sockets and spec files (/run/docker/plugins, then /etc and /usr/lib/docker/plugins)")
+	flags.BoolVar(&s.docker, "docker", false, "be a plugin of the Docker engine on this host: docker network create -d sealane --ipam-driver sealane NAME")
 	flags.StringVar(&s.config, "config", "", "file of flags in TOML ("+configFile+")")
 	laterFlags(flags, []string{"store-ca", "store-cert", "store-key", "store-token-file", "store-user", "store-password-file", "advertise",
-		"dns-listen", "metrics"}, []string{"docker", "docker-names"})
+		"dns-listen", "metrics"}, []string{"docker-names"})
 	return cmd
 }
 
@@ -87,7 +89,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger, ready func()) (err
 	}
 	d := &daemon{settings: s, log: log}
 	defer func() { err = errors.Join(err, d.close()) }()
-	for _, step := range []func(context.Context) error{d.openDirectories, d.openStores, d.openRooms, d.openController, d.listen} {
+	for _, step := range []func(context.Context) error{d.openDirectories, d.openStores, d.openRooms, d.openController, d.serveDocker, d.listen} {
 		if err := step(ctx); err != nil {
 			return err
 		}

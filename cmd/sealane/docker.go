@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/sealane/sealane/docker"
+	"github.com/sealane/sealane/ipam"
+	"github.com/sealane/sealane/netdriver"
+	"github.com/sealane/sealane/remote"
+)
+
+// plugins are the names under which Docker engines find us, with the drivers that their networks have.
+func plugins() map[string]string {
+	return map[string]string{"sealane": "bridge"}
+}
+
+// find looks for other people's plugins; our own, seen from an engine, are not ours to use.
+func (d *daemon) find(where *remote.Plugins) func(context.Context, string) (netdriver.Driver, ipam.Driver, error) {
+	return func(ctx context.Context, name string) (netdriver.Driver, ipam.Driver, error) {
+		if _, ours := plugins()[name]; ours {
+			return nil, nil, nil
+		}
+		return where.Find(ctx, name)
+	}
+}
+
+// serveDocker is a plugin of the engine on this host, or of the one that DOCKER_HOST names.
+func (d *daemon) serveDocker(ctx context.Context) error {
+	if !d.docker {
+		return nil
+	}
+	engine, err := docker.NewEngine(os.Getenv("DOCKER_HOST"))
+	if err != nil {
+		return err
+	}
+	for name, driver := range plugins() {
+		l, err := d.pluginSocket(name)
+		if err != nil {
+			return err
+		}
+		p := docker.New(docker.Options{Name: name, Driver: driver, Controller: d.controller, Run: d.options.Run, Root: d.options.Root,
+			Engine: engine, Logger: d.log})
+		d.servePlugin(ctx, l, p)
+	}
+	return nil
+}
+
+// pluginSocket makes the socket where an engine looks for it.
+func (d *daemon) pluginSocket(name string) (net.Listener, error) {
+	dir := d.plugins
+	if dir == "" {
+		dir = remote.Sockets
+	}
+	group, err := groupID(d.group)
+	if err != nil {
+		return nil, err
+	}
+	return remote.Listen(filepath.Join(dir, name+".sock"), group)
+}
+
+// servePlugin answers until the daemon closes, and then lets verbs finish.
+func (d *daemon) servePlugin(ctx context.Context, l net.Listener, p *docker.Plugin) {
+	const grace = 10 * time.Second
+	server := remote.NewServer(p.Network(), p.Addresses(), func(verb string, err error) {
+		d.log.Warn("an engine's wish is refused", "verb", verb, "error", err)
+	})
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	swept, ended := make(chan struct{}), make(chan error, 1)
+	go func() { ended <- server.Serve(l) }()
+	go func() { defer close(swept); p.Sweep(ctx) }()
+	d.closing(func() error {
+		stop()
+		err := l.Close()
+		if err := <-ended; !errors.Is(err, net.ErrClosed) {
+			d.log.Warn("a plugin's socket was not served any more", "error", err)
+		}
+		<-swept
+		patience, cancel := context.WithTimeout(context.Background(), grace)
+		defer cancel()
+		return errors.Join(err, server.Close(patience))
+	})
+}
