@@ -132,6 +132,18 @@ func (c *Controller) reservePorts(ctx context.Context, p firewall.Proto, host ne
 	return want, io.NopCloser(nil), nil
 }
 
+// Binding is the host address of ports that are published without one on a network; zero, and without the ability: all.
+func (c *Controller) Binding(ctx context.Context, n netdriver.Network) netip.Addr {
+	d, err := c.driver(ctx, n.Driver)
+	if err != nil {
+		return netip.Addr{}
+	}
+	if b, able := d.(netdriver.Binder); able {
+		return b.Binding(n)
+	}
+	return netip.Addr{}
+}
+
 // publishes says that a driver publishes ports itself. Without the ability we do.
 func publishes(ctx context.Context, d netdriver.Driver) (bool, error) {
 	if _, able := d.(netdriver.ExternalConnector); !able {

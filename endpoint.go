@@ -50,6 +50,10 @@ func (n *network) CreateEndpoint(ctx context.Context, s endpoint.Spec) (endpoint
 }
 
 func (c *Controller) createEndpoint(ctx context.Context, on endpoint.NetworkID, s endpoint.Spec) error {
+	s, err := s.Decoded()
+	if err != nil {
+		return err
+	}
 	if err := checkEndpoint(s); err != nil {
 		return err
 	}

@@ -157,7 +157,7 @@ func (c *Controller) planPorts(ctx context.Context, v *content, m *member) error
 	if err != nil {
 		return err
 	}
-	ports := portsOf(given, four, six)
+	ports := portsOf(given, c.Binding(ctx, m.network), four, six)
 	if len(ports) == 0 {
 		return nil
 	}
@@ -187,10 +187,14 @@ func hasFamily(addresses []netip.Prefix, six bool) bool {
 	return slices.ContainsFunc(addresses, func(p netip.Prefix) bool { return p.Addr().Is6() == six })
 }
 
-// portsOf is the part of the given bindings that the families can carry.
-func portsOf(given []endpoint.PortBinding, four, six bool) []endpoint.PortBinding {
+// portsOf is the part of the given bindings that the families can carry. Those without a host address are at the one that the network is
+// bound to, if there is one.
+func portsOf(given []endpoint.PortBinding, bound netip.Addr, four, six bool) []endpoint.PortBinding {
 	var ports []endpoint.PortBinding
 	for _, b := range given {
+		if !b.Host.IsValid() {
+			b.Host = bound
+		}
 		switch {
 		case !b.Host.IsValid() && four && !six:
 			b.Host = netip.IPv4Unspecified()

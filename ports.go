@@ -20,7 +20,19 @@ import (
 // share them: what one publishes another takes over when it becomes the gateway.
 type ports struct {
 	mu   sync.Mutex // guards held
-	held map[sandbox.ID]map[endpoint.PortBinding]io.Closer
+	held map[sandbox.ID]map[endpoint.PortBinding]reservation
+}
+
+// reservation is a bound socket and the address it is bound to; zero: all of both families.
+type reservation struct {
+	host netip.Addr
+	io.Closer
+}
+
+// covers says that a port is reserved at an address, or at all for zero.
+func (r reservation) covers(host netip.Addr) bool {
+	all := r.host == netip.IPv4Unspecified() && host.Is4() || r.host == netip.IPv6Unspecified() && host.Is6()
+	return r.host == host || !r.host.IsValid() || all
 }
 
 // Ports is what a sandbox publishes whichever of its endpoints is its gateway. NotFound when there is no such sandbox.
@@ -124,10 +136,10 @@ func (c *Controller) givePorts(ctx context.Context, v *content, m *member) ([]en
 		b, found := v.givenBefore(m, want, given)
 		if !found {
 			var err error
-			if b, err = c.reserveAny(ctx, v, want); err != nil {
+			if b, err = c.reserveAny(ctx, v, m, want); err != nil {
 				return nil, err
 			}
-		} else if err := c.reserve(ctx, v, b); err != nil {
+		} else if err := c.reserve(ctx, v, m, b); err != nil {
 			c.log.Warn("a published port is not reserved any more; it goes on working", "sandbox", v.id, "port", b, "error", err)
 		}
 		given = append(given, b)
@@ -198,18 +210,18 @@ func serves(given, want endpoint.PortBinding) bool {
 }
 
 // reserveAny reserves the first host ports that fit a wish.
-func (c *Controller) reserveAny(ctx context.Context, v *content, want endpoint.PortBinding) (endpoint.PortBinding, error) {
-	b := want
+func (c *Controller) reserveAny(ctx context.Context, v *content, m *member, want endpoint.PortBinding) (endpoint.PortBinding, error) {
+	b, at := want, c.reservedAt(ctx, v, m, want)
 	last := int(want.HostPorts.Last) - (int(want.Ports.Last) - int(want.Ports.First))
 	var err error
 	for first := int(want.HostPorts.First); first <= last; first++ {
 		if first > 0 {
 			b.HostPorts = firewall.Range{First: uint16(first), Last: uint16(first) + want.Ports.Last - want.Ports.First}
 		}
-		got, held, rerr := c.bind(ctx, v, b)
+		got, held, rerr := c.reservePorts(ctx, b.Proto, at, b.HostPorts)
 		if rerr == nil {
 			b.HostPorts = got
-			c.ports.hold(v.id, b, held)
+			c.ports.hold(v.id, b, reservation{at, held})
 			return b, nil
 		}
 		err = rerr
@@ -220,45 +232,59 @@ func (c *Controller) reserveAny(ctx context.Context, v *content, want endpoint.P
 	return b, fmt.Errorf("publish %s: %w", want, err)
 }
 
-// reserve makes sure that the socket of a given binding is there.
-func (c *Controller) reserve(ctx context.Context, v *content, b endpoint.PortBinding) error {
-	if c.ports.holds(v.id, b) {
+// reserve makes sure that the socket of a given binding is there. One that is bound too narrowly, because another member was the gateway,
+// makes room for the one that is needed.
+func (c *Controller) reserve(ctx context.Context, v *content, m *member, b endpoint.PortBinding) error {
+	at := c.reservedAt(ctx, v, m, b)
+	if c.ports.holds(v.id, b, at) {
 		return nil
 	}
-	_, held, err := c.bind(ctx, v, b)
+	_, held, err := c.reservePorts(ctx, b.Proto, at, b.HostPorts)
 	if err == nil {
-		c.ports.hold(v.id, b, held)
+		c.ports.hold(v.id, b, reservation{at, held})
 	}
 	return err
 }
 
-// bind asks the host for ports. A sandbox without IPv6 leaves that family's ports to others.
-func (c *Controller) bind(ctx context.Context, v *content, b endpoint.PortBinding) (firewall.Range, io.Closer, error) {
-	host := b.Host
-	six := func(m *member) bool { return m.remains(v) && hasFamily(m.info.Addresses, true) }
-	if !host.IsValid() && !slices.ContainsFunc(v.members, six) {
-		host = netip.IPv4Unspecified()
+// reservedAt is the host address at which a binding takes its port: the one it names, else the one that its network is bound to, else all.
+// A sandbox without IPv6 leaves that family's ports to others.
+func (c *Controller) reservedAt(ctx context.Context, v *content, m *member, b endpoint.PortBinding) netip.Addr {
+	if b.Host.IsValid() {
+		return b.Host
 	}
-	return c.reservePorts(ctx, b.Proto, host, b.HostPorts)
+	if host := c.Binding(ctx, m.network); host.IsValid() {
+		return host
+	}
+	six := func(m *member) bool { return m.remains(v) && hasFamily(m.info.Addresses, true) }
+	if !slices.ContainsFunc(v.members, six) {
+		return netip.IPv4Unspecified()
+	}
+	return netip.Addr{}
 }
 
-func (p *ports) holds(id sandbox.ID, b endpoint.PortBinding) bool {
+// holds says that a binding's port is reserved at an address. A reservation elsewhere is given up.
+func (p *ports) holds(id sandbox.ID, b endpoint.PortBinding, at netip.Addr) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	_, held := p.held[id][b]
+	r, held := p.held[id][b]
+	if held && !r.covers(at) {
+		r.Close()
+		delete(p.held[id], b)
+		return false
+	}
 	return held
 }
 
-func (p *ports) hold(id sandbox.ID, b endpoint.PortBinding, c io.Closer) {
+func (p *ports) hold(id sandbox.ID, b endpoint.PortBinding, r reservation) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.held == nil {
-		p.held = map[sandbox.ID]map[endpoint.PortBinding]io.Closer{}
+		p.held = map[sandbox.ID]map[endpoint.PortBinding]reservation{}
 	}
 	if p.held[id] == nil {
-		p.held[id] = map[endpoint.PortBinding]io.Closer{}
+		p.held[id] = map[endpoint.PortBinding]reservation{}
 	}
-	p.held[id][b] = c
+	p.held[id][b] = r
 }
 
 // keep closes the sockets of a sandbox that no record of it names.

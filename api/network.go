@@ -5,7 +5,6 @@ import (
 	"maps"
 	"net"
 	"net/netip"
-	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -212,13 +211,6 @@ func families(addresses []netip.Prefix) (four, six netip.Prefix) {
 	return four, six
 }
 
-// Docker's names of what an endpoint is told beside its driver's own options.
-const (
-	endpointPrefix  = "com.docker.network.endpoint."
-	endpointIfName  = endpointPrefix + "ifname"
-	endpointSysctls = endpointPrefix + "sysctls" // net.ipv4.conf.IFNAME.log_martians=1,…
-)
-
 // spec is the endpoint that the Controller is asked for. Everything wrong with it is InvalidArgument.
 func (c EndpointConfig) spec() (endpoint.Spec, error) {
 	s := endpoint.Spec{Aliases: c.Aliases, Interface: c.IfName, Priority: c.GwPriority, Options: maps.Clone(c.DriverOpts)}
@@ -247,34 +239,5 @@ func (c EndpointConfig) spec() (endpoint.Spec, error) {
 		}
 		s.MAC = mac
 	}
-	return s, takeEndpointOptions(&s)
-}
-
-// takeEndpointOptions moves what is no driver's affair from a spec's options to its fields.
-func takeEndpointOptions(s *endpoint.Spec) error {
-	for key, value := range s.Options {
-		if !strings.HasPrefix(key, endpointPrefix) {
-			continue
-		}
-		switch key {
-		case endpointIfName:
-			if s.Interface != "" && s.Interface != value {
-				return fmt.Errorf("option %s: %w: the interface is named %s already", key, errdefs.ErrInvalidArgument, s.Interface)
-			}
-			s.Interface = value
-		case endpointSysctls:
-			s.Sysctls = map[string]string{}
-			for _, setting := range strings.Split(value, ",") {
-				name, v, ok := strings.Cut(setting, "=")
-				if !ok {
-					return fmt.Errorf("option %s: %w: want name=value, not %.80q", key, errdefs.ErrInvalidArgument, setting)
-				}
-				s.Sysctls[strings.TrimSpace(name)] = strings.TrimSpace(v)
-			}
-		default:
-			return fmt.Errorf("option %.80s: %w: of this name there are ifname and sysctls", key, errdefs.ErrInvalidArgument)
-		}
-		delete(s.Options, key)
-	}
-	return nil
+	return s.Decoded()
 }

@@ -100,6 +100,7 @@ type Published struct {
 type member struct {
 	network  netdriver.Network
 	endpoint endpoint.Info
+	binding  netip.Addr // host address of ports published without one; zero: all
 }
 
 // sandboxOf shows a record with its endpoints.
@@ -167,6 +168,7 @@ func portsOf(members []member) map[string][]HostPort {
 	for _, m := range members {
 		four, six := families(m.endpoint.Addresses)
 		for _, b := range m.endpoint.Ports {
+			b.Host = cmp.Or(b.Host, m.binding)
 			for _, host := range hostsOf(b, four.IsValid(), six.IsValid()) {
 				for i := range b.Ports.Len() {
 					key := fmt.Sprintf("%d/%s", int(b.Ports.First)+i, b.Proto)

@@ -303,7 +303,7 @@ func (s *Server) members(ctx context.Context, id sandbox.ID) ([]member, error) {
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, member{n, e})
+		all = append(all, member{n, e, s.ctl.Binding(ctx, n)})
 	}
 	return all, nil
 }
@@ -340,7 +340,7 @@ func (s *Server) everyMember(ctx context.Context) ([]member, error) {
 			if err != nil {
 				return nil, fmt.Errorf("list endpoints of network %s: %w", n.Name, err)
 			}
-			all = append(all, member{n, e})
+			all = append(all, member{n, e, s.ctl.Binding(ctx, n)})
 		}
 	}
 	return all, nil

@@ -30,9 +30,9 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"sealane": main, "greet": greet, "fetch": fetch})
 }
 
-// greet listens on a TCP port and says hello with its argument to everybody.
+// greet PORT NAME [ADDRESS] listens on a TCP port, of one address or all, and says hello with its name to everybody.
 func greet() {
-	l, err := net.Listen("tcp", ":"+os.Args[1])
+	l, err := net.Listen("tcp", strings.Join(os.Args[3:], "")+":"+os.Args[1])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

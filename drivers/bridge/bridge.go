@@ -27,7 +27,7 @@ import (
 	"github.com/sealane/sealane/netdriver"
 )
 
-// New makes the driver. It implements netdriver.GatewayAllocator and netdriver.Changer.
+// New makes the driver. It implements netdriver.GatewayAllocator, netdriver.Binder and netdriver.Changer.
 func New() netdriver.Driver { return driver{netdriver.Planned(planner{})} }
 
 type driver struct{ netdriver.Driver }
@@ -36,6 +36,15 @@ type driver struct{ netdriver.Driver }
 func (driver) SkipGateway(_ context.Context, labels map[string]string) (skip4, skip6 bool, err error) {
 	o, err := ParseOptions(labels)
 	return o.Mode4 == firewall.Isolated, o.Mode6 == firewall.Isolated, err
+}
+
+// Binding is the option host_binding_ipv4.
+func (driver) Binding(n netdriver.Network) netip.Addr {
+	o, err := ParseOptions(n.Options)
+	if err != nil || o.Binding == netip.IPv4Unspecified() { // of bad options nothing was made
+		return netip.Addr{}
+	}
+	return o.Binding
 }
 
 // CheckChange lets all options change but the device's name, and nothing of the record that addresses hang on.

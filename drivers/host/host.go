@@ -13,4 +13,4 @@ package host
 import "github.com/sealane/sealane/netdriver"
 
 // New makes the driver.
-func New() netdriver.Driver { return netdriver.Planned(planner{}) }
+func New() netdriver.Driver { return netdriver.Planned(planner()) }

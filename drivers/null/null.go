@@ -14,4 +14,4 @@ package null
 import "github.com/sealane/sealane/netdriver"
 
 // New makes the driver.
-func New() netdriver.Driver { return netdriver.Planned(planner{}) }
+func New() netdriver.Driver { return netdriver.Planned(planner()) }
