@@ -35,6 +35,7 @@ var floors = map[string]int{
 
 	"datastore/bolt":    3,
 	"drivers/bridge":    3,
+	"drivers/overlay":   3,
 	"drivers/host":      3,
 	"drivers/null":      3,
 	"firewall/nftables": 3,

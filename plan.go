@@ -56,8 +56,12 @@ func (c *Controller) input(ctx context.Context, n netdriver.Network, fresh bool)
 		}
 		f.survey = s
 	}
-	return netdriver.Input{Network: n, Host: netdriver.Host{Boot: f.survey.Boot, Advertise: c.o.Advertise, MTU: f.survey.MTU,
-		Links: f.survey.Links, Features: f.survey.Features}}, nil
+	host := netdriver.Host{Boot: f.survey.Boot, Advertise: c.o.Advertise, MTU: f.survey.MTU, Links: f.survey.Links,
+		Features: f.survey.Features, Routes: f.survey.Routes}
+	if mtu := f.survey.MTUs[host.Advertise]; mtu != 0 {
+		host.MTU = mtu
+	}
+	return netdriver.Input{Network: n, Host: host}, nil
 }
 
 // couldBeLink says that an option's value may name a link of the host, such as a parent or a bridge that exists.

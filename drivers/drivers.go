@@ -5,14 +5,16 @@ import (
 	"github.com/sealane/sealane/drivers/bridge"
 	"github.com/sealane/sealane/drivers/host"
 	"github.com/sealane/sealane/drivers/null"
+	"github.com/sealane/sealane/drivers/overlay"
 	"github.com/sealane/sealane/netdriver"
 )
 
 // All makes every built-in driver, by the name that networks call it.
 func All() map[string]netdriver.Driver {
 	return map[string]netdriver.Driver{
-		"bridge": bridge.New(),
-		"host":   host.New(),
-		"null":   null.New(),
+		"bridge":  bridge.New(),
+		"host":    host.New(),
+		"null":    null.New(),
+		"overlay": overlay.New(),
 	}
 }

@@ -9,7 +9,7 @@ import (
 // A driver is listed under the name that it gives itself, and computes.
 func TestAll(t *testing.T) {
 	all := drivers.All()
-	for _, name := range []string{"bridge", "host", "null"} {
+	for _, name := range []string{"bridge", "host", "null", "overlay"} {
 		if all[name] == nil {
 			t.Errorf("driver %s is missing", name)
 		}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/sealane/sealane/firewall"
@@ -44,26 +43,24 @@ func table() labels.Table[Options] {
 	type O = Options
 	return labels.Table[O]{Of: "driver bridge", Ours: []string{docker + "bridge."}, Keys: []labels.Key[O]{
 		labels.Value("name", docker+"bridge.name", "an interface name of at most 15 bytes",
-			func(o *O) *string { return &o.Name }, linkName, text),
+			func(o *O) *string { return &o.Name }, linkName, labels.Text),
 		labels.Value("mtu", docker+"driver.mtu", "a number of bytes from 68 to 65535, or 0 for the host's",
-			func(o *O) *int { return &o.MTU }, readMTU, writeMTU),
+			func(o *O) *int { return &o.MTU }, labels.MTU, labels.WriteInt),
 		labels.Off("masquerade", docker+"bridge.enable_ip_masquerade", func(o *O) *bool { return &o.NoMasquerade }),
 		labels.Off("icc", docker+"bridge.enable_icc", func(o *O) *bool { return &o.NoICC }),
 		labels.On("inhibit_ipv4", docker+"bridge.inhibit_ipv4", func(o *O) *bool { return &o.NoAddress4 }),
 		labels.Value("iface_prefix", docker+"container_iface_prefix", "the beginning of an interface name, at most 11 bytes",
-			func(o *O) *string { return &o.Prefix }, linkPrefix, text),
+			func(o *O) *string { return &o.Prefix }, linkPrefix, labels.Text),
 		labels.Value("host_binding_ipv4", docker+"bridge.host_binding_ipv4", "an IPv4 address",
-			func(o *O) *netip.Addr { return &o.Binding }, addr4, addrText),
+			func(o *O) *netip.Addr { return &o.Binding }, labels.IPv4, labels.WriteAddr),
 		labels.Value("gateway_mode_ipv4", docker+"bridge.gateway_mode_ipv4", modes, func(o *O) *firewall.Mode { return &o.Mode4 }, mode, modeText),
 		labels.Value("gateway_mode_ipv6", docker+"bridge.gateway_mode_ipv6", modes, func(o *O) *firewall.Mode { return &o.Mode6 }, mode, modeText),
-		labels.Value("host_ipv4", docker+"host_ipv4", "an IPv4 address", func(o *O) *netip.Addr { return &o.SNAT4 }, specific(addr4), addrText),
-		labels.Value("host_ipv6", docker+"host_ipv6", "an IPv6 address", func(o *O) *netip.Addr { return &o.SNAT6 }, specific(addr6), addrText),
+		labels.Value("host_ipv4", docker+"host_ipv4", "an IPv4 address", func(o *O) *netip.Addr { return &o.SNAT4 }, labels.OneHost(labels.IPv4), labels.WriteAddr),
+		labels.Value("host_ipv6", docker+"host_ipv6", "an IPv6 address", func(o *O) *netip.Addr { return &o.SNAT6 }, labels.OneHost(labels.IPv6), labels.WriteAddr),
 		labels.Value("trusted_host_interfaces", docker+"bridge.trusted_host_interfaces", "interface names parted by colons",
 			func(o *O) *[]string { return &o.Trusted }, linkNames, func(names []string) string { return strings.Join(names, ":") }),
 	}}
 }
-
-func text(s string) string { return s }
 
 func linkName(s string) (string, error) { return s, sandbox.CheckLinkName(s) }
 
@@ -80,21 +77,6 @@ func linkNames(s string) ([]string, error) {
 	return names, nil
 }
 
-func readMTU(s string) (int, error) {
-	mtu, err := strconv.Atoi(s)
-	if err == nil && mtu != 0 && (mtu < 68 || mtu > maxMTU) {
-		err = fmt.Errorf("out of range")
-	}
-	return mtu, err
-}
-
-func writeMTU(mtu int) string {
-	if mtu == 0 {
-		return ""
-	}
-	return strconv.Itoa(mtu)
-}
-
 const modes = "nat, nat-unprotected, routed or isolated"
 
 func mode(s string) (firewall.Mode, error) {
@@ -106,40 +88,6 @@ func mode(s string) (firewall.Mode, error) {
 }
 
 func modeText(m firewall.Mode) string { return string(m) }
-
-func addr4(s string) (netip.Addr, error) {
-	a, err := netip.ParseAddr(s)
-	if err == nil && !a.Is4() {
-		err = fmt.Errorf("not IPv4")
-	}
-	return a, err
-}
-
-func addr6(s string) (netip.Addr, error) {
-	a, err := netip.ParseAddr(s)
-	if err == nil && (!a.Is6() || a.Is4In6() || a.Zone() != "") {
-		err = fmt.Errorf("not IPv6")
-	}
-	return a, err
-}
-
-// specific is read without 0.0.0.0 and ::, which nothing can be sent from.
-func specific(read func(string) (netip.Addr, error)) func(string) (netip.Addr, error) {
-	return func(s string) (netip.Addr, error) {
-		a, err := read(s)
-		if err == nil && (a.IsUnspecified() || a.IsMulticast()) {
-			err = fmt.Errorf("not of one host")
-		}
-		return a, err
-	}
-}
-
-func addrText(a netip.Addr) string {
-	if !a.IsValid() {
-		return ""
-	}
-	return a.String()
-}
 
 // checkEndpointOptions refuses options of ours that an endpoint would have: there are none.
 func checkEndpointOptions(options map[string]string) error {

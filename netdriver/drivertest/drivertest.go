@@ -386,6 +386,25 @@ type kernel struct {
 // id names the namespace of a network's own.
 func id(space string) string { return fmt.Sprintf("%x", space) }
 
+// located is a config in which veths name namespaces by their keys, as the Controller does it.
+func (k kernel) located(c sandbox.Config) sandbox.Config {
+	c.Links = slices.Clone(c.Links)
+	for i, l := range c.Links {
+		if l.Veth == nil || !strings.HasPrefix(l.Veth.Space, "net/") {
+			continue
+		}
+		n, err := k.Create(k.t.Context(), id(l.Veth.Space))
+		if err != nil {
+			k.t.Fatal(err)
+		}
+		k.spaces[l.Veth.Space] = n
+		veth := *l.Veth
+		veth.Space = n.Key()
+		c.Links[i].Veth = &veth
+	}
+	return c
+}
+
 // do applies a plan and returns what undoes it.
 func (k kernel) do(owner string, p netdriver.Plan) func() {
 	k.t.Helper()
@@ -396,7 +415,7 @@ func (k kernel) do(owner string, p netdriver.Plan) func() {
 			k.spaces[s.Space] = n
 		}
 		if err == nil {
-			_, err = n.Apply(k.t.Context(), owner, have, want)
+			_, err = n.Apply(k.t.Context(), owner, k.located(have), k.located(want))
 		}
 		if err != nil {
 			k.t.Errorf("%s: %v", owner, err)

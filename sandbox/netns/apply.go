@@ -1,6 +1,7 @@
 package netns
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -278,6 +279,14 @@ func (a *apply) closeFiles() {
 		unix.Close(fd)
 	}
 	a.files = nil
+}
+
+// openSpace opens what a Veth names.
+func (p *Provider) openSpace(space string) (int, error) {
+	if space == sandbox.InHost {
+		space = cmp.Or(p.host, "/proc/self/ns/net")
+	}
+	return openFile(space)
 }
 
 // openFile opens a namespace to name it in a message.

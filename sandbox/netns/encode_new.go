@@ -82,7 +82,7 @@ func (a *apply) addVeth(ctx context.Context, l sandbox.Link) error {
 		}
 	}
 	if l.Veth.Space != "" {
-		if space, err = openFile(l.Veth.Space); err != nil {
+		if space, err = a.ns.p.openSpace(l.Veth.Space); err != nil {
 			return err
 		}
 		a.files = append(a.files, space)

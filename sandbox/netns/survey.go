@@ -21,7 +21,7 @@ const defaultMTU = 1500
 
 // Survey reads what the host is like.
 func (p *Provider) Survey(_ context.Context, links []string) (sandbox.Survey, error) {
-	s := sandbox.Survey{MTU: defaultMTU, Links: map[string]sandbox.HostLink{}}
+	s := sandbox.Survey{MTU: defaultMTU, MTUs: map[netip.Addr]int{}, Links: map[string]sandbox.HostLink{}}
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return s, fmt.Errorf("survey the host: %w", err)
@@ -48,6 +48,9 @@ func (p *Provider) features() map[string]bool {
 	} {
 		value, err := os.ReadFile("/proc/sys/net/" + key)
 		on[name] = err == nil && strings.TrimSpace(string(value)) == "1"
+		if name == "bridge-nf-call" {
+			on["br_netfilter"] = err == nil
+		}
 	}
 	return on
 }
@@ -69,21 +72,22 @@ func (p *Provider) surveyLinks(s *sandbox.Survey, named []string) error {
 			others[l.Attrs().Index] = l
 		}
 	}
+	addrs, err := nl.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return err
+	}
+	on := map[int][]netip.Prefix{}
+	for _, a := range addrs {
+		l, other := others[a.LinkIndex]
+		if prefix, ok := prefixOf(a.IPNet.IP, a.IPNet.Mask); ok && other {
+			on[a.LinkIndex] = append(on[a.LinkIndex], prefix)
+			s.MTUs[prefix.Addr()] = l.Attrs().MTU
+		}
+	}
 	for _, l := range others {
-		if !slices.Contains(named, l.Attrs().Name) {
-			continue
+		if slices.Contains(named, l.Attrs().Name) {
+			s.Links[l.Attrs().Name] = sandbox.HostLink{Kind: l.Type(), MTU: l.Attrs().MTU, Addrs: on[l.Attrs().Index]}
 		}
-		link := sandbox.HostLink{Kind: l.Type(), MTU: l.Attrs().MTU}
-		addrs, err := nl.AddrList(l, netlink.FAMILY_ALL)
-		if err != nil {
-			return err
-		}
-		for _, a := range addrs {
-			if prefix, ok := prefixOf(a.IPNet.IP, a.IPNet.Mask); ok {
-				link.Addrs = append(link.Addrs, prefix)
-			}
-		}
-		s.Links[l.Attrs().Name] = link
 	}
 	return surveyRoutes(nl, s, others)
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -153,6 +154,7 @@ func (f *Fake) Survey(ctx context.Context, links []string) (sandbox.Survey, erro
 	s.Features = map[string]bool{}
 	maps.Copy(s.Features, f.Host.Features)
 	s.Links = make(map[string]sandbox.HostLink)
+	s.MTUs = make(map[netip.Addr]int)
 	_, err := f.touch(ctx, "survey", func() error {
 		host := f.files[""]
 		s.Boot = fmt.Sprintf("boot-%d/%d", f.boot, host.cookie)
@@ -165,6 +167,7 @@ func (f *Fake) Survey(ctx context.Context, links []string) (sandbox.Survey, erro
 			}
 			for _, a := range l.Addrs {
 				s.Routes = append(slices.Clip(s.Routes), a.Masked())
+				s.MTUs[a.Addr()] = l.MTU
 			}
 			if slices.Contains(links, name) {
 				s.Links[name] = sandbox.HostLink{Kind: l.kind(), MTU: l.MTU, Addrs: slices.Clone(l.Addrs)}

@@ -102,9 +102,12 @@ func (s *space) hasTunnel(v sandbox.VXLAN) bool {
 // addPeer makes the other end of a veth where it will live, with what the kernel takes for it at that moment.
 func (k *kernel) addPeer(l *link, want sandbox.Link) error {
 	in := l.in
-	if want.Veth.Space != "" {
+	if space := want.Veth.Space; space != "" {
+		if space == sandbox.InHost {
+			space = ""
+		}
 		var err error
-		if in, err = k.space(want.Veth.Space); err != nil {
+		if in, err = k.space(space); err != nil {
 			return err
 		}
 	}
