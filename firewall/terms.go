@@ -151,6 +151,11 @@ func (t Terms) Validate() error {
 			return fmt.Errorf("port %s: %w: %w", p, err, errdefs.ErrInvalidArgument)
 		}
 	}
+	for _, tunnel := range t.Tunnels {
+		if err := tunnel.validate(); err != nil {
+			return fmt.Errorf("tunnel with VNI %d on port %d: %w: %w", tunnel.VNI, tunnel.Port, err, errdefs.ErrInvalidArgument)
+		}
+	}
 	return nil
 }
 
@@ -188,6 +193,19 @@ func (n Network) validateSource() error {
 	}
 	if n.NoMasq && (n.SNAT4.IsValid() || n.SNAT6.IsValid()) {
 		return fmt.Errorf("a source is named and translation is off")
+	}
+	return nil
+}
+
+func (t Tunnel) validate() error {
+	const maxVNI = 1<<24 - 1 // RFC 7348, section 5
+	if t.Port == 0 || t.VNI > maxVNI {
+		return fmt.Errorf("ports are 1 to 65535, VNIs have 24 bits")
+	}
+	for _, peer := range t.Peers {
+		if !peer.IsValid() || peer.Is4In6() || peer.Zone() != "" || peer.IsUnspecified() {
+			return fmt.Errorf("peer %s is not one host", peer)
+		}
 	}
 	return nil
 }

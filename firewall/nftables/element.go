@@ -94,6 +94,8 @@ func (e *element) String() string {
 		return fmt.Sprintf("subnet %s of %s", e.prefix(16), text(e.key[:unix.IFNAMSIZ]))
 	case setIsolated, setMode, setMasq:
 		return "network on " + text(e.key[4:][:unix.IFNAMSIZ])
+	case setTunnels, setPeers4, setPeers6:
+		return fmt.Sprintf("tunnel with VNI %d on port %d", e.vni(), e.tunnelPort())
 	}
 	return "network on " + text(e.key[:unix.IFNAMSIZ])
 }

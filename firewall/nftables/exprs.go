@@ -53,6 +53,9 @@ func src6() load   { return payload(expr.PayloadBaseNetworkHeader, 8, 16) }
 func dst6() load   { return payload(expr.PayloadBaseNetworkHeader, 24, 16) }
 func dport() load  { return payload(expr.PayloadBaseTransportHeader, 2, 2) }
 
+// vxlanID is the VNI behind the UDP header (RFC 7348, section 5). The kernel fills the register up with zeros.
+func vxlanID() load { return payload(expr.PayloadBaseTransportHeader, 12, 3) }
+
 // loadAll puts facts side by side, each padded to whole registers as in the keys of sets.
 func loadAll(facts []load) (loaded []expr.Any) {
 	register := uint32(firstRegister)

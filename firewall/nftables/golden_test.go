@@ -3,6 +3,7 @@ package nftables_test
 import (
 	"encoding/binary"
 	"flag"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -34,13 +35,15 @@ func TestGolden(t *testing.T) {
 		{Interface: "sl-1", Proto: firewall.SCTP, Host: addr("2001:db8::1"), HostPorts: firewall.Range{First: 9, Last: 9}, Target: addr("fd00:1::2"), Ports: firewall.Range{First: 9, Last: 9}},
 	}}
 	for name, changes := range map[string][]firewall.Change{
-		"network":     {{Owner: "net/1", Want: n(func(*firewall.Network) {})}},
-		"ports":       {{Owner: "net/1", Want: n(func(*firewall.Network) {})}, {Owner: "ep/1", Want: ports}},
-		"routed":      {{Owner: "net/1", Want: routed}, {Owner: "ep/1", Want: ports}},
-		"isolated":    {{Owner: "net/1", Want: n(func(n *firewall.Network) { n.Mode4, n.Mode6 = firewall.Isolated, firewall.NATUnprotected })}},
-		"internal":    {{Owner: "net/1", Want: n(func(n *firewall.Network) { n.Internal = true })}},
-		"source":      {{Owner: "net/1", Want: n(func(n *firewall.Network) { n.SNAT4, n.SNAT6 = addr("192.0.2.7"), addr("2001:db8::7") })}},
-		"exceptions":  {{Owner: "net/1", Want: n(func(n *firewall.Network) { n.Trusted, n.Reach, n.AcceptMark = []string{"wg0"}, []string{"sl-2"}, 0xff })}},
+		"network":    {{Owner: "net/1", Want: n(func(*firewall.Network) {})}},
+		"ports":      {{Owner: "net/1", Want: n(func(*firewall.Network) {})}, {Owner: "ep/1", Want: ports}},
+		"routed":     {{Owner: "net/1", Want: routed}, {Owner: "ep/1", Want: ports}},
+		"isolated":   {{Owner: "net/1", Want: n(func(n *firewall.Network) { n.Mode4, n.Mode6 = firewall.Isolated, firewall.NATUnprotected })}},
+		"internal":   {{Owner: "net/1", Want: n(func(n *firewall.Network) { n.Internal = true })}},
+		"source":     {{Owner: "net/1", Want: n(func(n *firewall.Network) { n.SNAT4, n.SNAT6 = addr("192.0.2.7"), addr("2001:db8::7") })}},
+		"exceptions": {{Owner: "net/1", Want: n(func(n *firewall.Network) { n.Trusted, n.Reach, n.AcceptMark = []string{"wg0"}, []string{"sl-2"}, 0xff })}},
+		"tunnels": {{Owner: "net/1", Want: firewall.Terms{Tunnels: []firewall.Tunnel{
+			{Port: 4789, VNI: 1000, Peers: []netip.Addr{addr("192.0.2.2"), addr("192.0.2.3")}}, {Port: 5789, VNI: 256, Peers: []netip.Addr{addr("2001:db8::2")}}}}}},
 		"nothing yet": {{Owner: "net/1"}},
 	} {
 		t.Run(name, func(t *testing.T) {

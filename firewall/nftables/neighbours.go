@@ -22,12 +22,12 @@ const (
 	iptablesTable = "filter"
 	forwardChain  = "FORWARD"
 	dockerChain   = "DOCKER-USER"
-
-	ourPrefix = "sl-"           // of the bridges that we name
-	ourNames  = ourPrefix + "*" // all of them in one rule
 )
 
-// opening is a rule that lets packets of a bridge past somebody else's policy.
+// ourPrefixes are of the links that we name, bridges and ways to networks' own namespaces: one rule is for all that begin so.
+func ourPrefixes() []string { return []string{"sl-", "so-"} }
+
+// opening is a rule that lets packets of a network past somebody else's policy.
 type opening struct {
 	family        byte
 	chain, device string // device: a name, or a prefix that ends in *
@@ -44,8 +44,10 @@ type opened struct {
 func names(gateways map[string]gateway) []string {
 	var all []string
 	for device := range maps.Keys(gateways) {
-		if strings.HasPrefix(device, ourPrefix) {
-			device = ourNames
+		for _, prefix := range ourPrefixes() {
+			if strings.HasPrefix(device, prefix) {
+				device = prefix + "*"
+			}
 		}
 		all = append(all, device)
 	}

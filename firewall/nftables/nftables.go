@@ -7,10 +7,10 @@
 //	prerouting, output   published    destination of what is sent to a published port → container
 //	forward              to_<mode>    who may enter a network, and leave
 //	postrouting          to_ours      source of what leaves → host; and where an answer would not come back otherwise
-//	raw, input, outgoing              loopback addresses, internal and isolated networks
+//	raw, input, outgoing              loopback addresses, internal and isolated networks, tunnels
 //
 // Not rendered yet and refused with NotImplemented: NoICC and pinholes (packets between two ports of a bridge do not pass an inet table
-// while bridge-nf-call is off), policies, redirects, tunnels, RespectHost.
+// while bridge-nf-call is off), policies, redirects, RespectHost.
 package nftables
 
 import (

@@ -20,6 +20,8 @@ func parse(elements []element) map[string]firewall.Terms {
 			continue
 		case setOpen4, setOpen6, setPub4, setPub6, setPub4Any, setPub6Any:
 			t.Ports = append(t.Ports, e.port())
+		case setTunnels, setPeers4, setPeers6:
+			t.Tunnels = e.tunnel(t.Tunnels)
 		default:
 			id := e.owner() + " " + e.network()
 			if networks[id] == nil {

@@ -44,6 +44,11 @@ func (t *table) chains() []chain {
 			rule(family(unix.NFPROTO_IPV6), t.dnat(setPub6Any, unix.NFPROTO_IPV6, l4(), dport())),
 		)},
 		{name: "to_ours", rules: t.sourceRules()},
+		{name: "tunnelled", rules: rules(
+			rule(family(unix.NFPROTO_IPV4), t.in(setPeers4, dport(), vxlanID(), src4()), to(expr.VerdictReturn, "")),
+			rule(family(unix.NFPROTO_IPV6), t.in(setPeers6, dport(), vxlanID(), src6()), to(expr.VerdictReturn, "")),
+			drop(),
+		)},
 		t.raw(), t.prerouting(), t.output(), t.postrouting(), t.forward(), t.input(), t.outgoing(),
 	}
 }
@@ -113,9 +118,11 @@ func (t *table) forward() chain {
 	)}
 }
 
-// input keeps isolated networks from the host, and internal ones from all its addresses but those on their own bridge.
+// input keeps isolated networks from the host, and internal ones from all its addresses but those on their own bridge. Tunnels come before
+// what is known: a host that is no peer any more has flows that are.
 func (t *table) input() chain {
 	return chain{name: "input", kind: "filter", hook: unix.NF_INET_LOCAL_IN, rules: rules(
+		rule(match(l4(), unix.IPPROTO_UDP), t.in(setTunnels, dport(), vxlanID()), to(expr.VerdictJump, "tunnelled")),
 		rule(known(), accept()),
 		rule(t.in(setIsolated, proto(), iif()), drop()),
 		rule(t.in(setInternal, iif()), addressedToHost(), notOnInput(), drop()),

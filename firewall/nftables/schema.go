@@ -21,6 +21,9 @@ const (
 	setPub6
 	setPub4Any // published at every host address
 	setPub6Any
+	setTunnels // port . VNI of VXLAN that only peers may send
+	setPeers4  // port . VNI . host
+	setPeers6
 	setUplinks // interfaces with a default route; of nobody
 	setCount
 )
@@ -39,6 +42,7 @@ var (
 	l4proto = field{12, 1}
 	service = field{13, 2}
 	mark    = field{19, 4}
+	vni     = field{19, 4} // a mark in nft's listings: VNI and a zero byte, in network order
 	verdict = field{0xffffff00, 0}
 )
 
@@ -73,6 +77,9 @@ func definitions() [setCount]definition {
 		setPub6:     published(ipv6),
 		setPub4Any:  published(),
 		setPub6Any:  published(),
+		setTunnels:  {key: []field{service, vni}},
+		setPeers4:   {key: []field{service, vni, ipv4}},
+		setPeers6:   {key: []field{service, vni, ipv6}},
 		setUplinks:  {key: []field{ifname}},
 	}
 	for _, s := range []setID{setPub4, setPub4Any} {
@@ -82,7 +89,7 @@ func definitions() [setCount]definition {
 		d[s].data = []field{ipv6, service}
 	}
 	for s, name := range [setCount]string{"nets", "pass", "internal", "isolated", "mode", "marked", "masq", "snat4", "snat6",
-		"sub4", "sub6", "open4", "open6", "pub4", "pub6", "pub4a", "pub6a", "uplinks"} {
+		"sub4", "sub6", "open4", "open6", "pub4", "pub6", "pub4a", "pub6a", "tunnels", "peers4", "peers6", "uplinks"} {
 		d[s].name = name
 	}
 	return d

@@ -81,7 +81,9 @@ func (p *Provider) surveyLinks(s *sandbox.Survey, named []string) error {
 		l, other := others[a.LinkIndex]
 		if prefix, ok := prefixOf(a.IPNet.IP, a.IPNet.Mask); ok && other {
 			on[a.LinkIndex] = append(on[a.LinkIndex], prefix)
-			s.MTUs[prefix.Addr()] = l.Attrs().MTU
+			if prefix.Addr().IsGlobalUnicast() {
+				s.MTUs[prefix.Addr()] = l.Attrs().MTU
+			}
 		}
 	}
 	for _, l := range others {

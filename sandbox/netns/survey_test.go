@@ -33,7 +33,8 @@ func TestSurvey(t *testing.T) {
 	want := sandbox.Survey{
 		Boot: fmt.Sprintf("%s/%d", boot, r.host.Cookie()), MTU: 1400,
 		Links:    map[string]sandbox.HostLink{"up0": {Kind: "bridge", MTU: 1400, Addrs: prefixes("192.0.2.2/24", "2001:db8::2/64")}},
-		Features: map[string]bool{"ipv6": true, "bridge-nf-call": true, "bridge-nf-call6": true, "forwarding4": true, "forwarding6": false},
+		MTUs:     map[netip.Addr]int{netip.MustParseAddr("192.0.2.2"): 1400, netip.MustParseAddr("2001:db8::2"): 1400, netip.MustParseAddr("203.0.113.1"): 1500},
+		Features: map[string]bool{"ipv6": true, "br_netfilter": true, "bridge-nf-call": true, "bridge-nf-call6": true, "forwarding4": true, "forwarding6": false},
 		Routes:   prefixes("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/64"),
 	}
 	got.Resolvers = nil // the machine's; TestResolvers has their facts
