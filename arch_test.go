@@ -89,6 +89,7 @@ var state = exceptions{
 	"firewall/nftables.service": "a row of nft's table of data types",
 	"firewall/nftables.mark":    "a row of nft's table of data types",
 	"firewall/nftables.verdict": "a row of nft's table of data types",
+	"firewall/nftables.vni":     "a row of nft's table of data types",
 	"ipam/ipamtest.mac":         "an address that the tests hand over and nobody writes to",
 	"remote.validName":          "a compiled pattern",
 	"sealane.validName":         "a compiled pattern",

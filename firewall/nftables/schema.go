@@ -42,7 +42,7 @@ var (
 	l4proto = field{12, 1}
 	service = field{13, 2}
 	mark    = field{19, 4}
-	vni     = field{19, 4} // a mark in nft's listings: VNI and a zero byte, in network order
+	vni     = field{4, 3} // an integer to nft, which must be told where it is from (see tunnelOrigin)
 	verdict = field{0xffffff00, 0}
 )
 
@@ -51,6 +51,7 @@ type definition struct {
 	name     string
 	key      []field
 	data     []field // of a map; none: a set
+	origin   []byte  // where nft finds the fields of the key in a packet; nil: their types tell
 	interval bool
 }
 
@@ -77,9 +78,9 @@ func definitions() [setCount]definition {
 		setPub6:     published(ipv6),
 		setPub4Any:  published(),
 		setPub6Any:  published(),
-		setTunnels:  {key: []field{service, vni}},
-		setPeers4:   {key: []field{service, vni, ipv4}},
-		setPeers6:   {key: []field{service, vni, ipv6}},
+		setTunnels:  {key: []field{service, vni}, origin: tunnelOrigin()},
+		setPeers4:   {key: []field{service, vni, ipv4}, origin: tunnelOrigin(nftIPv4Source())},
+		setPeers6:   {key: []field{service, vni, ipv6}, origin: tunnelOrigin(nftIPv6Source())},
 		setUplinks:  {key: []field{ifname}},
 	}
 	for _, s := range []setID{setPub4, setPub4Any} {

@@ -205,7 +205,11 @@ func (tx *transaction) createSet(d *definition) {
 		b.EndNest()
 	}
 	b.Uint32BE(unix.NFTA_SET_FLAGS, flags)
-	b.Attr(unix.NFTA_SET_USERDATA, byteOrders())
+	if d.origin != nil {
+		b.Attr(unix.NFTA_SET_USERDATA, d.origin)
+	} else {
+		b.Attr(unix.NFTA_SET_USERDATA, byteOrders())
+	}
 	b.End()
 }
 
