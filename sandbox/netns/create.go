@@ -106,11 +106,11 @@ func (p *Provider) readySpace() (*space, error) {
 // newSpace makes a namespace and its mount.
 func (p *Provider) newSpace() (*space, error) {
 	s := &space{mount: filepath.Join(p.mounts, rand.Text())}
-	f, err := os.OpenFile(s.mount, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
+	file, err := unix.Open(s.mount, unix.O_CREAT|unix.O_EXCL|unix.O_RDONLY|unix.O_CLOEXEC, 0o444)
 	if err != nil {
-		return nil, err
+		return nil, &os.PathError{Op: "create", Path: s.mount, Err: err}
 	}
-	f.Close()
+	unix.Close(file)
 	err = nsthread.New(func() (err error) {
 		if s.first, err = p.prepare(); err != nil {
 			return err
@@ -144,7 +144,7 @@ func (p *Provider) prepare() (s sockets, err error) {
 	if s.filter, err = nlmsg.Open("", unix.NETLINK_NETFILTER); err != nil {
 		return s, err
 	}
-	return s, os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_ra", []byte("0"), 0)
+	return s, p.procfs.write("ipv6/conf/default/accept_ra", "0")
 }
 
 // reopen opens what an earlier Create made.

@@ -39,6 +39,7 @@ type Provider struct {
 	sock           *nlmsg.Socket // of the host
 	cookie         uint64        // of the host
 	announcer      announcer
+	procfs         *procfs
 	warden         *warden
 	reaper         *reaper
 	ready          *ready
@@ -57,7 +58,7 @@ const mounts = "mounts"
 // New opens the host and sweeps what a process that died left in the run directory. FailedPrecondition when another one of the same
 // instance works in this host.
 func New(o Options) (*Provider, error) {
-	p := &Provider{host: o.Host, instance: cmp.Or(o.Instance, "sealane"), lock: -1, announcer: announcer{host: o.Host, fd: -1}}
+	p := &Provider{host: o.Host, instance: cmp.Or(o.Instance, "sealane"), lock: -1, announcer: announcer{host: o.Host, fd: -1}, procfs: newProcfs()}
 	if err := p.open(o); err != nil {
 		return nil, fmt.Errorf("open namespaces in %s: %w", o.Run, errors.Join(err, p.Close()))
 	}
@@ -125,7 +126,7 @@ func (p *Provider) Close() error {
 	if p.sock != nil {
 		errs = append(errs, p.sock.Close())
 	}
-	errs = append(errs, p.announcer.close())
+	errs = append(errs, p.announcer.close(), p.procfs.close())
 	if p.lock >= 0 {
 		errs = append(errs, unix.Close(p.lock))
 	}

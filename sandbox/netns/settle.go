@@ -25,16 +25,13 @@ func (a *apply) ready(ctx context.Context) error {
 	if err := a.flush(ctx); err != nil {
 		return err
 	}
-	if err := a.settleAddrs(ctx); err != nil {
-		return err
-	}
 	for _, name := range slices.Compact(a.raised) {
 		if err := settleCarrier(a.inside.route, name); err != nil {
 			return err
 		}
 	}
 	a.raised = nil
-	return nil
+	return a.settleAddrs(ctx)
 }
 
 // settleCarrier has link watch's work done: the kernel does it at once for a link that it is asked about (from 6.8 on; before, a worker

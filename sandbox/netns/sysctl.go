@@ -4,8 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -23,10 +23,22 @@ func (n *Namespace) sysctl(s sandbox.Sysctl) (changed bool, err error) {
 				return err
 			}
 		}
-		changed, err = writeSysctl(s.Path(), s.Value)
+		changed, err = writeSysctl(n.openSysctl, s.Path(), s.Value)
 		return err
 	})
 	return changed, err
+}
+
+// openSysctl opens a file below /proc/sys/net. The host's is the one that its administrator mounted, perhaps read-only.
+func (n *Namespace) openSysctl(key string, flags int) (int, error) {
+	if n.host {
+		return openHostSysctl(key, flags)
+	}
+	return n.p.procfs.open(key, flags)
+}
+
+func openHostSysctl(key string, flags int) (int, error) {
+	return unix.Open("/proc/sys/net/"+key, flags|unix.O_CLOEXEC, 0)
 }
 
 // keepAdvertisedRoutes lets the links whose default route came by a router advertisement go on listening to them: a host that forwards
@@ -42,7 +54,7 @@ func keepAdvertisedRoutes() error {
 		if err != nil {
 			continue // it went with its routes
 		}
-		if _, err := writeSysctl("ipv6/conf/"+l.Attrs().Name+"/accept_ra", "2"); err != nil {
+		if _, err := writeSysctl(openHostSysctl, "ipv6/conf/"+l.Attrs().Name+"/accept_ra", "2"); err != nil {
 			return err
 		}
 	}
@@ -59,16 +71,19 @@ func (n *Namespace) path() string {
 
 // writeSysctl writes a key below net/ in the namespace of the thread, unless it has the value: where /proc/sys is read-only, what is
 // right already is no error.
-func writeSysctl(key, value string) (changed bool, err error) {
+func writeSysctl(open func(key string, flags int) (int, error), key, value string) (changed bool, err error) {
 	if !filepath.IsLocal(key) {
 		return false, fmt.Errorf("%w: sysctl %q is no key below net/", errdefs.ErrInvalidArgument, key)
 	}
-	file := "/proc/sys/net/" + key
-	now, err := os.ReadFile(file)
-	if err == nil && strings.Join(strings.Fields(string(now)), " ") == strings.Join(strings.Fields(value), " ") {
+	now, err := readSysctl(open, key)
+	if err == nil && slices.Equal(strings.Fields(now), strings.Fields(value)) {
 		return false, nil
 	}
-	err = os.WriteFile(file, []byte(value), 0)
+	fd, err := open(key, unix.O_WRONLY)
+	if err == nil {
+		_, err = unix.Write(fd, []byte(value))
+		unix.Close(fd)
+	}
 	switch {
 	case err == nil:
 		return true, nil
@@ -79,5 +94,19 @@ func writeSysctl(key, value string) (changed bool, err error) {
 	case errors.Is(err, unix.EINVAL):
 		return false, fmt.Errorf("%w: sysctl net/%s cannot be %q", errdefs.ErrInvalidArgument, key, value)
 	}
-	return false, err
+	return false, fmt.Errorf("set sysctl net/%s: %w", key, err)
+}
+
+func readSysctl(open func(key string, flags int) (int, error), key string) (string, error) {
+	fd, err := open(key, unix.O_RDONLY)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	var buf [4096]byte // a page is what the kernel shows of one
+	n, err := unix.Read(fd, buf[:])
+	if err != nil {
+		return "", err
+	}
+	return string(buf[:n]), nil
 }
