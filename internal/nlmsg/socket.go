@@ -153,8 +153,12 @@ func stamp(buf []byte, seq uint32) (acks int) {
 // receive reads until every acknowledgement has come. The kernel answers inside sendmsg, so an empty queue means that no more will.
 func (s *Socket) receive(first uint32, acks int, reply func(uint16, []byte)) error {
 	var refused []error
+	size := ackLen
+	if reply != nil {
+		size = replyLen
+	}
 	for acks > 0 {
-		p, err := s.read()
+		p, err := s.read(size)
 		if errors.Is(err, unix.EAGAIN) && len(refused) > 0 {
 			break // an aborted batch does not acknowledge the rest
 		}
@@ -190,12 +194,16 @@ func (s *Socket) receive(first uint32, acks int, reply func(uint16, []byte)) err
 	return errors.Join(refused...)
 }
 
-// replyLen holds the longest single answer: the kernel packs dumps into pieces of at most 8 KiB for a reader that never asked for more.
-const replyLen = 8 << 10
+// What is read at once: an acknowledgement or a refusal with its text, or the longest single answer. The kernel packs dumps into pieces of
+// at most 8 KiB for a reader that never asked for more.
+const (
+	ackLen   = 512
+	replyLen = 8 << 10
+)
 
-func (s *Socket) read() ([]byte, error) {
-	if s.buf == nil {
-		s.buf = make([]byte, replyLen)
+func (s *Socket) read(size int) ([]byte, error) {
+	if len(s.buf) < size {
+		s.buf = make([]byte, size)
 	}
 	for {
 		n, err := unix.Read(s.fd, s.buf)

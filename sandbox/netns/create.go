@@ -97,9 +97,10 @@ func (p *Provider) readySpace() (*space, error) {
 	if err != nil || s.first.filter == nil {
 		return s, err
 	}
-	if err := s.first.dropReports(); err != nil {
+	if err := errors.Join(s.first.dropReports(), s.first.filter.Close()); err != nil {
 		return nil, errors.Join(err, s.first.close(), unmount(s.mount))
 	}
+	s.first.filter = nil
 	return s, nil
 }
 

@@ -25,7 +25,7 @@ type Options struct {
 	Host     string // path of the namespace that is the host; "": the process's own
 	Run      string // directory: namespaces are at <Run>/netns/<id>. Required; best on a tmpfs
 	Instance string // owner of links: their alias is sealane:<Instance>/<owner>; "": "sealane"
-	Ready    int    // namespaces kept ready beforehand, with two descriptors each; 0: none
+	Ready    int    // namespaces kept ready beforehand, with a descriptor each; 0: none
 }
 
 // Provider makes namespaces and opens those of others. It implements sandbox.Provider, Surveyor, Lister and Gone. Safe for concurrent
