@@ -139,7 +139,7 @@ func (a *apply) writeAddr(op sandbox.Op, index uint32, p netip.Prefix) {
 	if p.Addr().Is6() {
 		h[2] = unix.IFA_F_NODAD
 	}
-	if p.Addr().IsLinkLocalUnicast() {
+	if p.Addr().Is6() && p.Addr().IsLinkLocalUnicast() { // one of IPv4 with that scope is no source of what is masqueraded
 		h[3] = unix.RT_SCOPE_LINK
 	}
 	binary.NativeEndian.PutUint32(h[4:], index)
