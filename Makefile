@@ -20,7 +20,8 @@ demo: ## two containers on a network that talk
 	$(SUDO) bin/quickstart
 
 test: ## everything that must hold before a change goes in
-	scripts/need gcc:gcc /usr/include/stdio.h:libc6-dev ip:iproute2 nft:nftables ping:iputils-ping conntrack:conntrack busybox:busybox-static strace:strace
+	scripts/need gcc:gcc /usr/include/stdio.h:libc6-dev ip:iproute2 nft:nftables ping:iputils-ping conntrack:conntrack busybox:busybox-static strace:strace \
+		dockerd:docker.io docker:docker.io runc:runc
 	$(MAKE) --no-print-directory servers
 	$(MAKE) --no-print-directory check
 	go test -race -count=1 -p 2 -timeout 12m $(EXEC) ./...
