@@ -156,6 +156,11 @@ func (t Terms) Validate() error {
 			return fmt.Errorf("tunnel with VNI %d on port %d: %w: %w", tunnel.VNI, tunnel.Port, err, errdefs.ErrInvalidArgument)
 		}
 	}
+	for _, r := range t.Redirects {
+		if !r.To.IsValid() || r.To.Port() == 0 || r.Port == 0 {
+			return fmt.Errorf("redirect of %s to port %d: it needs an address and two ports: %w", r.To, r.Port, errdefs.ErrInvalidArgument)
+		}
+	}
 	return nil
 }
 

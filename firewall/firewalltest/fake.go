@@ -152,6 +152,7 @@ func join(a, b firewall.Terms) firewall.Terms {
 // place is what only one can have: an interface, or a port of an address.
 type place struct {
 	device string
+	to     netip.AddrPort // of a redirect
 	proto  firewall.Proto
 	addr   netip.Addr
 	port   uint16
@@ -171,6 +172,11 @@ func conflict(terms map[string]firewall.Terms) error {
 	for _, owner := range slices.Sorted(maps.Keys(terms)) {
 		for _, n := range terms[owner].Networks {
 			if err := take(place{device: n.Interface}, owner, "network on "+n.Interface); err != nil {
+				return err
+			}
+		}
+		for _, r := range terms[owner].Redirects {
+			if err := take(place{to: r.To}, owner, "redirect of "+r.To.String()); err != nil {
 				return err
 			}
 		}

@@ -38,6 +38,7 @@ func Run(t *testing.T, open func(t testing.TB) firewall.Firewall) {
 		"a thousand in one":  thousand,
 		"the last one turns": lastTurns,
 		"random walk":        walk,
+		"redirects":          redirects,
 	} {
 		t.Run(name, func(t *testing.T) { fact(t, table{t, open(t)}) })
 	}
@@ -444,4 +445,33 @@ func lastTurns(t *testing.T, f table) {
 		f.apply(firewall.Change{Owner: "net/1", Have: networks(network("br1"))})
 		f.has(nil)
 	}
+}
+
+// redirects: ports of an address are handed over, owner by owner, and what nobody can mean is refused. A room may have none.
+func redirects(t *testing.T, f table) {
+	to := func(to string, port uint16) firewall.Redirect { return firewall.Redirect{To: netip.MustParseAddrPort(to), Port: port} }
+	one := firewall.Terms{Redirects: []firewall.Redirect{to("127.0.0.11:53", 40000)}}
+	moved := firewall.Terms{Redirects: []firewall.Redirect{to("127.0.0.11:53", 40001)}}
+	two := firewall.Terms{Redirects: []firewall.Redirect{to("127.0.0.12:53", 40000), to("127.0.0.12:5353", 40002)}}
+	if err := f.Apply(context.Background(), []firewall.Change{{Owner: "sb/1", Want: one}}); errdefs.IsNotImplemented(err) {
+		f.has(nil)
+		return
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	f.has(map[string]firewall.Terms{"sb/1": one})
+	f.apply(firewall.Change{Owner: "sb/2", Want: two})
+	f.has(map[string]firewall.Terms{"sb/1": one, "sb/2": two})
+	f.apply(firewall.Change{Owner: "sb/1", Want: moved}) // have is stale
+	f.has(map[string]firewall.Terms{"sb/1": moved, "sb/2": two})
+	f.refuses(errdefs.ErrAlreadyExists, firewall.Change{Owner: "sb/3", Want: one})
+	f.refuses(errdefs.ErrInvalidArgument, firewall.Change{Owner: "sb/3", Want: firewall.Terms{Redirects: []firewall.Redirect{to("127.0.0.13:53", 0)}}})
+	f.apply(firewall.Change{Owner: "sb/2", Have: two})
+	f.has(map[string]firewall.Terms{"sb/1": moved})
+	f.apply(firewall.Change{Owner: "net/1", Want: networks(network("br1"))})
+	f.has(map[string]firewall.Terms{"sb/1": moved, "net/1": networks(network("br1"))})
+	if err := f.Flush(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	f.has(nil)
 }

@@ -10,7 +10,7 @@
 //	raw, input, outgoing              loopback addresses, internal and isolated networks, tunnels
 //
 // Not rendered yet and refused with NotImplemented: NoICC and pinholes (packets between two ports of a bridge do not pass an inet table
-// while bridge-nf-call is off), policies, redirects, RespectHost.
+// while bridge-nf-call is off), policies, RespectHost.
 package nftables
 
 import (
@@ -36,8 +36,9 @@ type Options struct {
 
 // Opener opens firewalls, reserves the host's ports and forgets its flows. Safe for concurrent use.
 type Opener struct {
-	options Options
-	passes  passes
+	options  Options
+	revision func() (string, error) // worked out once
+	passes   passes
 
 	mu    sync.Mutex // guards what follows
 	hosts *flows     // of the host's firewall while one is open
@@ -60,7 +61,7 @@ func New(o Options) (*Opener, error) {
 	if !regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$`).MatchString(o.Instance) {
 		return nil, fmt.Errorf("instance %q is no name for a table: %w", o.Instance, errdefs.ErrInvalidArgument)
 	}
-	return &Opener{options: o}, nil
+	return &Opener{options: o, revision: sync.OnceValues(newTable(o.Instance).digest)}, nil
 }
 
 // Open opens the firewall of a namespace by the path of its file; "" is the host's. Nothing is made before the first Apply that wants
@@ -80,11 +81,10 @@ func (o *Opener) Open(ctx context.Context, key string) (firewall.Firewall, error
 	if err != nil {
 		return nil, fmt.Errorf("open firewall of %q: %w", path, kinded(err))
 	}
-	t := &table{name: o.options.Instance, sets: definitions(), socket: socket, path: path, host: key == ""}
+	t := newTable(o.options.Instance)
+	t.socket, t.path, t.host = socket, path, key == ""
 	t.flows = &flows{path: path, passes: &o.passes}
-	t.closed = func() {}
-	t.tx.t = t
-	if t.revision, err = t.digest(); err != nil {
+	if t.revision, err = o.revision(); err != nil {
 		return nil, errors.Join(fmt.Errorf("encode rules: %w: %w", err, errdefs.ErrInternal), socket.Close())
 	}
 	if t.host {
@@ -105,6 +105,13 @@ func (o *Opener) adopt(t *table) {
 			o.hosts = nil
 		}
 	}
+}
+
+// newTable is one that no namespace has yet.
+func newTable(name string) *table {
+	t := &table{name: name, sets: definitions(), closed: func() {}}
+	t.tx.t = t
+	return t
 }
 
 // digest names the rule set, so that a table made by another version is known as such.

@@ -30,8 +30,13 @@ func check(c firewall.Change) error {
 	}
 	noICC := slices.ContainsFunc(c.Want.Networks, func(n firewall.Network) bool { return n.NoICC })
 	respect := slices.ContainsFunc(c.Want.Ports, func(p firewall.Port) bool { return p.RespectHost })
+	for _, r := range c.Want.Redirects {
+		if err := checkRedirect(r); err != nil {
+			return err
+		}
+	}
 	for _, err := range []error{
-		later("pinholes", len(c.Want.Pinholes)), later("policies", len(c.Want.Policies)), later("redirects", len(c.Want.Redirects)),
+		later("pinholes", len(c.Want.Pinholes)), later("policies", len(c.Want.Policies)),
 		later("a network whose containers do not reach each other", count(noICC)),
 		later("ports that respect the host's input rules", count(respect)),
 	} {

@@ -47,6 +47,12 @@ func (t *table) Apply(ctx context.Context, changes []firewall.Change) error {
 			return fmt.Errorf("firewall of %s: %w", c.Owner, err)
 		}
 	}
+	if about, err := redirects(changes); about || err != nil {
+		if err == nil {
+			err = t.changeRedirects(ctx, changes)
+		}
+		return err
+	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -316,7 +322,14 @@ func (t *table) Observe(ctx context.Context) (map[string]firewall.Terms, error) 
 	if err != nil {
 		return nil, err
 	}
-	return parse(all), nil
+	terms := parse(all)
+	redirected, err := t.dumpRedirects()
+	for owner, r := range redirected {
+		with := terms[owner]
+		with.Redirects = r
+		terms[owner] = with.Normal()
+	}
+	return terms, err
 }
 
 // Flush implements firewall.Firewall.
@@ -326,7 +339,7 @@ func (t *table) Flush(ctx context.Context) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.remove()
+	return errors.Join(t.remove(), kinded(t.writeRedirects(nil, true)))
 }
 
 // Close implements firewall.Firewall. What was applied stays.
