@@ -20,11 +20,12 @@ import (
 // share them: what one publishes another takes over when it becomes the gateway.
 type ports struct {
 	mu   sync.Mutex // guards held
-	held map[sandbox.ID]map[endpoint.PortBinding]reservation
+	held map[sandbox.ID][]reservation
 }
 
 // reservation is a bound socket and the address it is bound to; zero: all of both families.
 type reservation struct {
+	of   endpoint.PortBinding
 	host netip.Addr
 	io.Closer
 }
@@ -221,7 +222,7 @@ func (c *Controller) reserveAny(ctx context.Context, v *content, m *member, want
 		got, held, rerr := c.reservePorts(ctx, b.Proto, at, b.HostPorts)
 		if rerr == nil {
 			b.HostPorts = got
-			c.ports.hold(v.id, b, reservation{at, held})
+			c.ports.hold(v.id, reservation{b, at, held})
 			return b, nil
 		}
 		err = rerr
@@ -241,7 +242,7 @@ func (c *Controller) reserve(ctx context.Context, v *content, m *member, b endpo
 	}
 	_, held, err := c.reservePorts(ctx, b.Proto, at, b.HostPorts)
 	if err == nil {
-		c.ports.hold(v.id, b, reservation{at, held})
+		c.ports.hold(v.id, reservation{b, at, held})
 	}
 	return err
 }
@@ -266,40 +267,45 @@ func (c *Controller) reservedAt(ctx context.Context, v *content, m *member, b en
 func (p *ports) holds(id sandbox.ID, b endpoint.PortBinding, at netip.Addr) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	r, held := p.held[id][b]
-	if held && !r.covers(at) {
+	for i, r := range p.held[id] {
+		if r.of != b {
+			continue
+		}
+		if r.covers(at) {
+			return true
+		}
 		r.Close()
-		delete(p.held[id], b)
-		return false
+		p.held[id] = slices.Delete(p.held[id], i, i+1)
+		break
 	}
-	return held
+	return false
 }
 
-func (p *ports) hold(id sandbox.ID, b endpoint.PortBinding, r reservation) {
+func (p *ports) hold(id sandbox.ID, r reservation) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.held == nil {
-		p.held = map[sandbox.ID]map[endpoint.PortBinding]reservation{}
+		p.held = map[sandbox.ID][]reservation{}
 	}
-	if p.held[id] == nil {
-		p.held[id] = map[endpoint.PortBinding]reservation{}
-	}
-	p.held[id][b] = r
+	p.held[id] = append(p.held[id], r)
 }
 
 // keep closes the sockets of a sandbox that no record of it names.
 func (p *ports) keep(v *content) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for b, held := range p.held[v.id] {
-		named := func(m *member) bool { return m.remains(v) && slices.Contains(m.info.Ports, b) }
-		if !slices.ContainsFunc(v.members, named) {
-			held.Close()
-			delete(p.held[v.id], b)
+	left := slices.DeleteFunc(p.held[v.id], func(r reservation) bool {
+		named := func(m *member) bool { return m.remains(v) && slices.Contains(m.info.Ports, r.of) }
+		if slices.ContainsFunc(v.members, named) {
+			return false
 		}
-	}
-	if len(p.held[v.id]) == 0 {
+		r.Close()
+		return true
+	})
+	if len(left) == 0 {
 		delete(p.held, v.id)
+	} else {
+		p.held[v.id] = left
 	}
 }
 
@@ -307,9 +313,9 @@ func (p *ports) close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var errs []error
-	for _, bindings := range p.held {
-		for _, held := range bindings {
-			errs = append(errs, held.Close())
+	for _, reserved := range p.held {
+		for _, r := range reserved {
+			errs = append(errs, r.Close())
 		}
 	}
 	p.held = nil

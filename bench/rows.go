@@ -291,7 +291,7 @@ func usageRows(b *bench) (measure, error) {
 		}
 		memory, descriptors, goroutines := make(values), make(values), make(values)
 		for _, c := range children {
-			if _, err := c.do(order{Do: "attach", N: 20}); err != nil { // what the first ones cost is not each one's
+			if _, err := c.do(order{Do: "attach", N: 100}); err != nil { // what the first ones cost is not each one's
 				return nil, err
 			}
 			before, err := c.do(order{Do: "usage"})
