@@ -137,7 +137,7 @@ func (c *Controller) renounceNetwork(ctx context.Context, id endpoint.NetworkID)
 }
 
 func (c *Controller) driveCreate(ctx context.Context, d netdriver.Driver, h *netdriver.Held) (netdriver.Interface, error) {
-	in, err := c.input(ctx, h.Network, false)
+	in, err := c.input(ctx, h.Network)
 	if err != nil {
 		return netdriver.Interface{}, err
 	}
@@ -155,7 +155,7 @@ func (c *Controller) driveCreate(ctx context.Context, d netdriver.Driver, h *net
 }
 
 func (c *Controller) driveJoin(ctx context.Context, d netdriver.Driver, h netdriver.Held) error {
-	in, err := c.input(ctx, h.Network, false)
+	in, err := c.input(ctx, h.Network)
 	if err != nil {
 		return err
 	}

@@ -146,7 +146,7 @@ func (c *Controller) establishEndpoint(ctx context.Context, n netdriver.Network,
 		e.MAC = derivedMAC(e.Addresses)
 	}
 	if pure {
-		in, err := c.input(ctx, n, false)
+		in, err := c.input(ctx, n)
 		if err != nil {
 			return err
 		}
@@ -646,7 +646,7 @@ func (e *endpointHandle) putUnjoined(ctx context.Context, info endpoint.Info) er
 		return err
 	}
 	if e.c.computes(ctx, n.Driver) {
-		in, err := e.c.input(ctx, n, false)
+		in, err := e.c.input(ctx, n)
 		if err != nil {
 			return err
 		}

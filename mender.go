@@ -262,6 +262,7 @@ func (c *Controller) mendHeldNetwork(ctx context.Context, id endpoint.NetworkID)
 	if err != nil || !found {
 		return err
 	}
+	c.facts.outdate()
 	return c.convergeNetwork(ctx, n, nil)
 }
 

@@ -108,6 +108,7 @@ func (c *Controller) createNetwork(ctx context.Context, s NetworkSpec) (endpoint
 	if err := c.networkIsNew(ctx, n); err != nil {
 		return "", err
 	}
+	c.facts.outdate()
 	if err = c.requestSubnets(ctx, &n, s.IPAM, d); err == nil {
 		err = c.establish(ctx, n, d)
 	}
@@ -365,6 +366,7 @@ func (n *network) update(ctx context.Context, from netdriver.Network, change fun
 		return err
 	}
 	to.Version++
+	n.c.facts.outdate()
 	if _, err := n.c.planNetwork(ctx, to, d); err != nil {
 		return err
 	}

@@ -319,6 +319,7 @@ func (c *Controller) onDemand(ctx context.Context, n netdriver.Network, wanted b
 	if err != nil || held == wanted && !c.mender.doubts(networkOwner(n.ID)) {
 		return err
 	}
+	c.facts.outdate()
 	return c.convergeNetwork(ctx, n, nil)
 }
 

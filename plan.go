@@ -28,19 +28,28 @@ func (c *Controller) computes(ctx context.Context, driver string) bool {
 	return err == nil && can.Computes
 }
 
-// facts is what the host is like, as it was when a network was last planned: asking costs dumps, which an attach does not pay for.
+// facts is what the host is like, as it was when a network was last made, changed or repaired: asking costs dumps, which an attach does not
+// pay for.
 type facts struct {
 	mu     sync.Mutex // guards what is below
 	survey sandbox.Survey
 	links  map[string]bool // asked for so far
 }
 
-// input is what a driver computes from. fresh: the host is looked at anew.
-func (c *Controller) input(ctx context.Context, n netdriver.Network, fresh bool) (netdriver.Input, error) {
+// outdate has the host looked at anew by who next asks.
+func (f *facts) outdate() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.survey = sandbox.Survey{}
+}
+
+// look is what the host is like, with the links that options may name.
+func (c *Controller) look(ctx context.Context, options map[string]string) (sandbox.Survey, error) {
 	f := &c.facts
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, value := range n.Options {
+	fresh := f.survey.MTU == 0
+	for _, value := range options {
 		if couldBeLink(value) && !f.links[value] {
 			if f.links == nil {
 				f.links = map[string]bool{}
@@ -49,16 +58,24 @@ func (c *Controller) input(ctx context.Context, n netdriver.Network, fresh bool)
 			fresh = true
 		}
 	}
-	if fresh || f.survey.MTU == 0 {
-		s, err := c.survey(ctx, slices.Sorted(maps.Keys(f.links)))
-		if err != nil {
-			return netdriver.Input{}, fmt.Errorf("look at the host: %w", err)
+	if fresh {
+		var err error
+		if f.survey, err = c.survey(ctx, slices.Sorted(maps.Keys(f.links))); err != nil {
+			f.survey = sandbox.Survey{} // nobody shall take it for an answer
+			return f.survey, fmt.Errorf("look at the host: %w", err)
 		}
-		f.survey = s
 	}
-	host := netdriver.Host{Boot: f.survey.Boot, Advertise: c.o.Advertise, MTU: f.survey.MTU, Links: f.survey.Links,
-		Features: f.survey.Features, Routes: f.survey.Routes}
-	if mtu := f.survey.MTUs[host.Advertise]; mtu != 0 {
+	return f.survey, nil
+}
+
+// input is what a driver computes from.
+func (c *Controller) input(ctx context.Context, n netdriver.Network) (netdriver.Input, error) {
+	is, err := c.look(ctx, n.Options)
+	if err != nil {
+		return netdriver.Input{}, err
+	}
+	host := netdriver.Host{Boot: is.Boot, Advertise: c.o.Advertise, MTU: is.MTU, Links: is.Links, Features: is.Features, Routes: is.Routes}
+	if mtu := is.MTUs[host.Advertise]; mtu != 0 {
 		host.MTU = mtu
 	}
 	return netdriver.Input{Network: n, Host: host}, nil
@@ -72,7 +89,7 @@ func couldBeLink(value string) bool {
 
 // planNetwork asks a driver what a network wants of the kernel.
 func (c *Controller) planNetwork(ctx context.Context, n netdriver.Network, d netdriver.Driver) (netdriver.Plan, error) {
-	in, err := c.input(ctx, n, true)
+	in, err := c.input(ctx, n)
 	if err != nil {
 		return netdriver.Plan{}, err
 	}
@@ -130,7 +147,7 @@ func (c *Controller) planMember(ctx context.Context, v *content, m *member, port
 	}
 	if err == nil {
 		var in netdriver.Input
-		if in, err = c.input(ctx, m.network, false); err == nil {
+		if in, err = c.input(ctx, m.network); err == nil {
 			info := m.info
 			info.Key, info.Ports = v.sandbox.Key, ports
 			var p netdriver.Plan

@@ -198,6 +198,7 @@ func (c *Controller) recorded(ctx context.Context) (held map[string]bool, sandbo
 
 // mendAll converges everything with one look at the kernel: somebody has touched more than one owner.
 func (c *Controller) mendAll(ctx context.Context) error {
+	c.facts.outdate()
 	seen, err := c.observe(ctx)
 	if err != nil {
 		return err

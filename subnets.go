@@ -142,7 +142,7 @@ func (c *Controller) subnetsWanted(ctx context.Context, n netdriver.Network, s I
 
 // occupied are destinations that the host reaches otherwise: no subnet that we choose should cover them.
 func (c *Controller) occupied(ctx context.Context) ([]netip.Prefix, error) {
-	host, err := c.survey(ctx, nil)
+	host, err := c.look(ctx, nil)
 	if err != nil {
 		return nil, fmt.Errorf("look for host routes to keep clear of: %w", err)
 	}
