@@ -29,6 +29,7 @@ type Controller struct {
 	spaces    spaces
 	places    places
 	redirects redirects
+	linked    linked
 	withdrawn withdrawals
 	memory    memory
 	mender    *mender

@@ -151,7 +151,8 @@ func (c *Controller) carryOut(ctx context.Context, v *content, seen *observation
 		func() error { return c.unname(ctx, v) },
 		func() error { return c.apply(ctx, v, seen != nil) },
 		func() error { return c.name(ctx, v, seen != nil) },
-		func() error { return c.settle(ctx, v) })
+		func() error { return c.settle(ctx, v) },
+		func() error { c.tellLinked(v); return nil })
 }
 
 // record writes what is wanted and what may exist from now on, a few members at a time: each Update leaves records to converge from.

@@ -23,6 +23,7 @@ import (
 	"github.com/sealane/sealane/ipam"
 	"github.com/sealane/sealane/ipam/pool"
 	"github.com/sealane/sealane/netdriver/drivertest"
+	"github.com/sealane/sealane/resolver/resolvertest"
 	"github.com/sealane/sealane/sandbox"
 	"github.com/sealane/sealane/sandbox/sandboxtest"
 )
@@ -35,6 +36,8 @@ type machine struct {
 	kernel    *sandboxtest.Fake
 	walls     *firewalltest.Fake
 	acting    *drivertest.Acting
+	names     *resolvertest.Fake
+	files     *resolvertest.Files
 	log       *slog.Logger
 
 	mu      sync.Mutex // guards what is below: the background touches too
@@ -70,9 +73,11 @@ func (m *machine) arm(on bool) (touches int) {
 
 func newMachine(t *testing.T) *machine {
 	m := &machine{t: t, run: datastore.NewMemory(), root: datastore.NewMemory(), kernel: sandboxtest.NewFake(),
-		walls: &firewalltest.Fake{}, acting: drivertest.NewActing()}
+		walls: &firewalltest.Fake{}, acting: drivertest.NewActing(), names: resolvertest.NewFake(), files: &resolvertest.Files{}}
+	m.names.Fault, m.files.Fault = m.touch, m.touch
 	m.kernel.Fault, m.walls.Fault, m.acting.Fault = m.touch, m.touch, m.touch
 	m.acting.Kernel = m.kernel
+	m.kernel.AddNamespace(theirs)
 	return m
 }
 
@@ -84,7 +89,7 @@ func (m *machine) start() error {
 	all := drivers.All()
 	all["acting"] = m.acting
 	m.Controller, err = sealane.New(m.t.Context(), sealane.Options{Run: touchy{m.run, m}, Root: touchy{m.root, m}, Spaces: m.kernel,
-		Firewalls: m.walls, Drivers: all, IPAM: map[string]ipam.Driver{"default": addresses}, Logger: m.log})
+		Firewalls: m.walls, Resolver: m.names, Files: m.files, Drivers: all, IPAM: map[string]ipam.Driver{"default": addresses}, Logger: m.log})
 	return err
 }
 
@@ -96,6 +101,7 @@ func (m *machine) restart() {
 	}
 	m.arm(false)
 	m.kernel.Crash()
+	m.names.Crash()
 	if err := m.start(); err != nil {
 		m.t.Fatalf("restart: %v", err)
 	}
@@ -155,7 +161,40 @@ func (m *machine) state() string {
 	}
 	lines := strings.Split(random.ReplaceAllString(m.kernel.Dump(), "*"), "\n")
 	slices.Sort(lines) // links come by name, and the names are random
-	return strings.Join(lines, "\n") + "\n" + fmt.Sprint(terms) + "\n" + m.acting.Held()
+	return strings.Join(lines, "\n") + "\n" + fmt.Sprint(terms) + "\n" + m.acting.Held() + m.resolved(sandbox.ID(id(3)))
+}
+
+// resolved is what is told of names, and how the sandbox asks, as text.
+func (m *machine) resolved(box sandbox.ID) string {
+	m.t.Helper()
+	view, answered := m.names.View(box)
+	texts, _ := m.files.Texts(box)
+	slices.Sort(texts.Hosts) // they come as they were wanted
+	text := fmt.Sprintf("blue: %v\nred: %v\nanswered %v: %+v\nfiles: %+v\n", m.names.Names(endpoint.NetworkID(id(1))),
+		m.names.Names(endpoint.NetworkID(id(2))), answered, view, texts)
+	for _, key := range []string{theirs, "/run/fake/netns/" + string(box)} {
+		ns, err := m.kernel.Open(m.t.Context(), sandbox.Origin{Path: key})
+		if errdefs.IsNotFound(err) {
+			continue // its firewall went with it
+		}
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		ns.Close()
+		wall, err := m.walls.Open(m.t.Context(), key)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		terms, err := wall.Observe(m.t.Context())
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		redirects := terms["sb/"+string(box)].Redirects
+		if text += fmt.Sprintf("%d redirects in %s\n", len(redirects), key); len(redirects) > 0 && !slices.Equal(redirects, m.names.Redirects(box)) {
+			m.t.Errorf("%s leads to %v, and the resolver listens at %v", key, redirects, m.names.Redirects(box))
+		}
+	}
+	return text
 }
 
 func id(n int) string { return fmt.Sprintf("%02x%062x", n, n) }
@@ -166,7 +205,11 @@ type op struct {
 	do   func(m *machine) error
 }
 
-func script(driver string) []op {
+// theirs is the path of a namespace of somebody else's.
+const theirs = "/run/netns/theirs"
+
+// script is a life cycle of networks of a driver and a sandbox, in a namespace of ours or at a path.
+func script(driver, path string) []op {
 	ctx := context.Background()
 	network := func(m *machine, n string) sealane.Network { return must(m.Network(ctx, n)) }
 	box := func(m *machine) sandbox.Sandbox { return must(m.Sandbox(ctx, "box")) }
@@ -194,7 +237,7 @@ func script(driver string) []op {
 		creates(1, "blue"),
 		creates(2, "red"),
 		{"create sandbox", func(m *machine) error {
-			_, err := m.CreateSandbox(ctx, sandbox.Spec{ID: sandbox.ID(id(3)), Name: "box"})
+			_, err := m.CreateSandbox(ctx, sandbox.Spec{ID: sandbox.ID(id(3)), Name: "box", Namespace: sandbox.Origin{Path: path}})
 			return err
 		}},
 		endpoints(4, "red", endpoint.Spec{Publish: []endpoint.PortBinding{http}}),
@@ -216,6 +259,7 @@ func script(driver string) []op {
 		{"restart", func(m *machine) error {
 			m.Close()
 			m.kernel.Crash()
+			m.names.Crash()
 			return m.start()
 		}},
 		{"leave red", func(m *machine) error { return ep(m, "red").Leave(ctx) }},
@@ -249,9 +293,9 @@ func call(o op, m *machine) (err error) {
 // life cycle. Then the world is as if nothing had failed, either before the call or after it, and calling again succeeds or says that all
 // is done.
 func TestFaultAtEveryTouch(t *testing.T) {
-	for _, driver := range []string{"bridge", "acting"} {
-		t.Run(driver, func(t *testing.T) {
-			ops := script(driver)
+	for _, test := range []struct{ name, driver, path string }{{"bridge", "bridge", ""}, {"acting", "acting", ""}, {"theirs", "bridge", theirs}} {
+		t.Run(test.name, func(t *testing.T) {
+			ops := script(test.driver, test.path)
 			want := []string{}
 			touches := []int{}
 			m := newMachine(t)
@@ -278,7 +322,7 @@ func TestFaultAtEveryTouch(t *testing.T) {
 					}
 				}
 			}
-			t.Logf("%s: %d faults tried in %d calls", driver, tried, len(ops))
+			t.Logf("%s: %d faults tried in %d calls", test.name, tried, len(ops))
 		})
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/sealane/sealane/datastore"
 	"github.com/sealane/sealane/endpoint"
@@ -22,6 +23,69 @@ type link struct {
 	to     endpoint.Info
 	ports  endpoint.Ports // of the sandbox that it leads to
 	called string         // hostname of that
+}
+
+// linked remembers which sandboxes are linked to a name of a network, whose files change with it. It is told anew by each converge.
+type linked struct {
+	mu sync.Mutex                     // guards what is below
+	to map[string]map[sandbox.ID]bool // who, by whom they are linked to
+	of map[sandbox.ID][]string        // the same by who
+}
+
+func linkTarget(on endpoint.NetworkID, name string) string { return string(on) + "/" + name }
+
+// set replaces what a sandbox is linked to.
+func (l *linked) set(id sandbox.ID, targets []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, t := range l.of[id] {
+		if delete(l.to[t], id); len(l.to[t]) == 0 {
+			delete(l.to, t)
+		}
+	}
+	if delete(l.of, id); len(targets) == 0 {
+		return
+	}
+	if l.to == nil {
+		l.to, l.of = map[string]map[sandbox.ID]bool{}, map[sandbox.ID][]string{}
+	}
+	l.of[id] = targets
+	for _, t := range targets {
+		if l.to[t] == nil {
+			l.to[t] = map[sandbox.ID]bool{}
+		}
+		l.to[t][id] = true
+	}
+}
+
+func (l *linked) from(target string) []sandbox.ID {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Collect(maps.Keys(l.to[target]))
+}
+
+// linkTargets are whom members are linked to by what is written in files.
+func linkTargets(members []*member) []string {
+	var targets []string
+	for _, m := range members {
+		if m.network.NoNames {
+			for _, name := range m.info.Spec.Links {
+				targets = append(targets, linkTarget(m.on, name))
+			}
+		}
+	}
+	return targets
+}
+
+// tellLinked has the files of sandboxes written again that are linked to who came or left.
+func (c *Controller) tellLinked(v *content) {
+	for _, m := range v.members {
+		if m.network.NoNames && (m.fresh || !m.remains(v)) {
+			for _, id := range c.linked.from(linkTarget(m.on, m.info.Spec.Name)) {
+				c.mender.later(sandboxOwner(id), nil)
+			}
+		}
+	}
 }
 
 // links finds whom the members of a sandbox are linked to. Who is not there, or in no sandbox, is left out.

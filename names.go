@@ -265,6 +265,7 @@ func (c *Controller) writeFiles(ctx context.Context, v *content) error {
 	case c.o.Files == nil || o.Share != "" || o.Foreign || !v.known:
 		return nil
 	case v.sandbox.Deleting:
+		c.linked.set(v.id, nil)
 		return c.o.Files.Remove(ctx, v.id)
 	}
 	conf, err := c.o.Files.Conf(ctx)
@@ -288,6 +289,7 @@ func (c *Controller) writeFiles(ctx context.Context, v *content) error {
 	if err != nil {
 		return err
 	}
+	c.linked.set(v.id, linkTargets(stay))
 	t.Hosts = slices.Concat(t.Hosts, hostEntries(v.sandbox, stay), linkLines(links), ownLines(v.sandbox, stay))
 	t.ResolvConf = c.resolvConf(conf, v, stay)
 	return c.o.Files.Write(ctx, v.id, t)

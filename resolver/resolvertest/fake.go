@@ -81,7 +81,7 @@ func (f *Fake) Set(ctx context.Context, ns sandbox.Namespace, v resolver.View) (
 	v.Zones, v.Private, v.Upstreams = slices.Clone(v.Zones), maps.Clone(v.Private), slices.Clone(v.Upstreams)
 	b.view = v
 	f.sandboxes[v.Sandbox] = b
-	return []firewall.Redirect{{To: netip.AddrPortFrom(resolver.Address(), 53), Port: b.port}}, nil
+	return b.redirects(), nil
 }
 
 // SetZone implements resolver.Resolver.
@@ -126,12 +126,38 @@ func (f *Fake) Sweep(ctx context.Context, keep []sandbox.ID) error {
 	return nil
 }
 
+// Crash plays the end of the process: what it was told is forgotten, and sandboxes keep their sockets, at which questions wait for Set.
+func (f *Fake) Crash() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	clear(f.zones)
+	for id, b := range f.sandboxes {
+		b.view = resolver.View{}
+		f.sandboxes[id] = b
+	}
+}
+
 // View is what a sandbox resolves; false when it has no resolver.
 func (f *Fake) View(id sandbox.ID) (resolver.View, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	b, ok := f.sandboxes[id]
 	return b.view, ok
+}
+
+// Redirects are what the resolver needs in a sandbox; nil when it does not answer there.
+func (f *Fake) Redirects(id sandbox.ID) []firewall.Redirect {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	b, ok := f.sandboxes[id]
+	if !ok {
+		return nil
+	}
+	return b.redirects()
+}
+
+func (b box) redirects() []firewall.Redirect {
+	return []firewall.Redirect{{To: netip.AddrPortFrom(resolver.Address(), 53), Port: b.port}}
 }
 
 // Names are all names and aliases of a network, sorted.
