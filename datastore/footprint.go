@@ -15,12 +15,14 @@ type Footprint struct {
 
 	touched [MaxKeys]touch
 	n       int
+	bytes   int
 	err     error
 }
 
 type touch struct {
-	name string
-	dir  bool
+	name  string
+	dir   bool
+	bytes int // written
 }
 
 // Read notes that key is read. InvalidArgument for a bad key and for one too many.
@@ -31,11 +33,12 @@ func (f *Footprint) Read(key string) error {
 	if err := checkKey(key); err != nil {
 		return f.refuse(err)
 	}
-	return f.touch(touch{key, false})
+	_, err := f.touch(key, false)
+	return err
 }
 
-// Write notes that key is written, or deleted when value is nil. InvalidArgument as for Read and for an oversized value,
-// FailedPrecondition in a View.
+// Write notes that key is written, or deleted when value is nil. InvalidArgument as for Read, for an oversized value and for too many
+// bytes in all, FailedPrecondition in a View.
 func (f *Footprint) Write(key string, value []byte) error {
 	if f.err != nil {
 		return f.err
@@ -46,7 +49,20 @@ func (f *Footprint) Write(key string, value []byte) error {
 	if len(value) > MaxValue {
 		return f.refuse(fmt.Errorf("put %s: %w: %d bytes, at most %d", key, errdefs.ErrInvalidArgument, len(value), MaxValue))
 	}
-	return f.Read(key)
+	if err := checkKey(key); err != nil {
+		return f.refuse(err)
+	}
+	t, err := f.touch(key, false)
+	if err != nil {
+		return err
+	}
+	f.bytes += len(value) - t.bytes
+	t.bytes = len(value)
+	if f.bytes > MaxUpdate {
+		return f.refuse(fmt.Errorf("put %s: %w: more than %d bytes of values in one Update: make it several", key, errdefs.ErrInvalidArgument,
+			MaxUpdate))
+	}
+	return nil
 }
 
 // List notes that the directory dir is listed.
@@ -59,7 +75,8 @@ func (f *Footprint) List(dir string) error {
 			return f.refuse(err)
 		}
 	}
-	return f.touch(touch{dir, true})
+	_, err := f.touch(dir, true)
+	return err
 }
 
 // Fail keeps an error of the store that surfaces at the end, as one of List does.
@@ -77,20 +94,22 @@ func (f *Footprint) refuse(err error) error {
 	return err
 }
 
-func (f *Footprint) touch(t touch) error {
+// touch finds or makes the note of a name. A View needs none.
+func (f *Footprint) touch(name string, dir bool) (*touch, error) {
 	if f.ReadOnly {
-		return nil
+		return nil, nil
 	}
 	for i := range f.touched[:f.n] {
-		if f.touched[i] == t {
-			return nil
+		if t := &f.touched[i]; t.name == name && t.dir == dir {
+			return t, nil
 		}
 	}
 	if f.n == MaxKeys {
-		return f.refuse(fmt.Errorf("%w: more than %d keys and directories in one Update, %q is the next: make it several",
-			errdefs.ErrInvalidArgument, MaxKeys, t.name))
+		return nil, f.refuse(fmt.Errorf("%w: more than %d keys and directories in one Update, %q is the next: make it several",
+			errdefs.ErrInvalidArgument, MaxKeys, name))
 	}
-	f.touched[f.n] = t
+	t := &f.touched[f.n]
+	*t = touch{name: name, dir: dir}
 	f.n++
-	return nil
+	return t, nil
 }

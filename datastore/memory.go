@@ -5,24 +5,28 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"math/rand/v2"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/containerd/errdefs"
 )
 
-// NewMemory returns an empty store that is gone with the process. It has Presence. It is as optimistic as a cluster store: fn runs without any
+// NewMemory returns an empty store that is gone with the process. It is as optimistic as a cluster store: fn runs without any
 // lock and may see a torn state, and runs again when what it read was changed meanwhile.
-func NewMemory() Store { return &memory{dirs: map[string]*memoryDir{}} }
+func NewMemory() Store {
+	s := &memory{dirs: map[string]*memoryDir{}}
+	s.optimist.Begin = func(bool) Attempt { return s }
+	return s
+}
 
+// memory is its own Attempt: all that it must remember is in the reads.
 type memory struct {
-	mu     sync.RWMutex
-	rev    uint64 // counts commits
-	dirs   map[string]*memoryDir
-	feed   Feed
-	closed bool
+	optimist Optimist
+	mu       sync.RWMutex
+	rev      uint64 // counts commits
+	dirs     map[string]*memoryDir
+	feed     Feed
+	closed   bool
 }
 
 // memoryDir is a directory with at least one key in it.
@@ -37,41 +41,89 @@ type memoryItem struct {
 	rev   uint64
 }
 
-func (s *memory) View(ctx context.Context, fn func(Tx) error) error { return s.run(ctx, fn, true) }
+func (s *memory) View(ctx context.Context, fn func(Tx) error) error { return s.optimist.View(ctx, fn) }
 
-func (s *memory) Update(ctx context.Context, fn func(Tx) error) error { return s.run(ctx, fn, false) }
-
-func (s *memory) run(ctx context.Context, fn func(Tx) error, readOnly bool) error {
-	for attempt := 0; ; attempt++ {
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("%w: given up after %d conflicts: %w", errdefs.ErrAborted, attempt, err)
-		}
-		tx := &memoryTx{store: s}
-		tx.footprint.ReadOnly = readOnly
-		err := fn(tx)
-		if err == nil {
-			err = tx.footprint.Err()
-		}
-		done, closed := tx.finish(err == nil)
-		if closed {
-			return fmt.Errorf("%w: the store is closed", errdefs.ErrFailedPrecondition)
-		}
-		if done {
-			return err
-		}
-		pause(ctx, attempt)
-	}
+func (s *memory) Update(ctx context.Context, fn func(Tx) error) error {
+	return s.optimist.Update(ctx, fn)
 }
 
-// pause waits a random time that grows with the attempts, so that writers of one directory fall out of step.
-func pause(ctx context.Context, attempt int) {
-	longest := 50 * time.Microsecond << min(attempt, 7)
-	t := time.NewTimer(rand.N(longest))
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
+func (s *memory) Get(_ context.Context, key string) ([]byte, uint64, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	item := s.get(key)
+	return item.value, item.rev, nil
+}
+
+func (s *memory) List(_ context.Context, dir string) ([]Entry, uint64, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	d := s.dirs[dir]
+	if d == nil {
+		return nil, 0, nil
 	}
+	entries := make([]Entry, len(d.names))
+	for i, name := range d.names {
+		entries[i] = Entry{name, d.items[name].value}
+	}
+	return entries, d.rev, nil
+}
+
+func (s *memory) Valid(_ context.Context, reads []Read) (bool, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if err := s.open(); err != nil {
+		return false, err
+	}
+	return s.holds(reads), nil
+}
+
+func (s *memory) Commit(_ context.Context, reads []Read, changes Changes) (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.open(); err != nil {
+		return true, err
+	}
+	if !s.holds(reads) {
+		return false, nil
+	}
+	s.rev++
+	for _, w := range changes.Writes {
+		if w.Value == nil {
+			s.delete(w.Key)
+		} else {
+			s.put(w.Key, w.Value)
+		}
+	}
+	s.feed.Publish(func(yield func(string, []byte) bool) {
+		for _, w := range changes.Writes {
+			if !yield(w.Key, w.Value) {
+				return
+			}
+		}
+	})
+	return true, nil
+}
+
+func (s *memory) holds(reads []Read) bool {
+	for _, r := range reads {
+		rev := uint64(0)
+		if r.Dir {
+			rev = s.dirRev(r.Name)
+		} else {
+			rev = s.get(r.Name).rev
+		}
+		if rev != r.Version {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *memory) open() error {
+	if s.closed {
+		return fmt.Errorf("%w: the store is closed", errdefs.ErrFailedPrecondition)
+	}
+	return nil
 }
 
 func (s *memory) Watch(ctx context.Context, dir string) iter.Seq2[Batch, error] {
@@ -81,8 +133,8 @@ func (s *memory) Watch(ctx context.Context, dir string) iter.Seq2[Batch, error] 
 		}
 		s.mu.RLock()
 		defer s.mu.RUnlock()
-		if s.closed {
-			return nil, fmt.Errorf("%w: the store is closed", errdefs.ErrFailedPrecondition)
+		if err := s.open(); err != nil {
+			return nil, err
 		}
 		attach()
 		full := map[string][]byte{}

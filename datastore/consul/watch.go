@@ -1,0 +1,136 @@
+package consul
+
+import (
+	"bytes"
+	"context"
+	"maps"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/sealane/sealane/datastore"
+)
+
+const (
+	// idle is how long a request waits at the server, and so how late a server is noticed that was cut off with us.
+	idle = 10 * time.Second
+	// heed is how long a request waits that brings the directory when it ends, and so is to end seldom.
+	heed = time.Minute
+	// calm follows a request that ended for nothing. Consul ends those for a key that is absent at any write near it.
+	calm = 50 * time.Millisecond
+)
+
+// follower is a datastore.Follower. It waits for the generation, of which every transaction makes a new one: that costs nothing while
+// nothing happens, in directories large and small. Then it reads the directory.
+type follower struct {
+	store *Store
+	dir   string
+
+	known    map[string][]byte
+	sessions bool
+	seen     uint64 // generation of known
+	index    uint64 // that the server answered with last
+}
+
+func (f *follower) Full(ctx context.Context) (map[string][]byte, error) {
+	// The generation first: Consul refuses a key that may not be read, but leaves it out of a directory.
+	_, meta, err := f.store.get(ctx, f.store.layout.Generation(f.dir), &api.QueryOptions{})
+	if err != nil {
+		return nil, err
+	}
+	f.index = meta.LastIndex
+	if err := f.read(ctx); err != nil {
+		return nil, err
+	}
+	return maps.Clone(f.known), nil
+}
+
+func (f *follower) Next(ctx context.Context) (datastore.Batch, error) {
+	moved, err := f.wait(ctx)
+	if err != nil || !moved {
+		return datastore.Batch{}, err
+	}
+	before := f.known
+	if err := f.read(ctx); err != nil {
+		return datastore.Batch{}, err
+	}
+	return difference(before, f.known), nil
+}
+
+func (f *follower) read(ctx context.Context) error {
+	d, err := f.store.directory(ctx, f.dir, &api.QueryOptions{})
+	if err != nil {
+		return err
+	}
+	f.known, f.seen, f.sessions = make(map[string][]byte, len(d.entries)), d.generation, d.sessions
+	for _, e := range d.entries {
+		f.known[e.Name] = e.Value
+	}
+	return nil
+}
+
+// wait returns when the directory may have changed, and not moved when nothing happened for a while.
+func (f *follower) wait(ctx context.Context) (moved bool, err error) {
+	if f.sessions {
+		return f.heed(ctx)
+	}
+	q := &api.QueryOptions{WaitIndex: max(f.index, f.seen, 1), WaitTime: idle}
+	pair, meta, err := f.store.get(ctx, f.store.layout.Generation(f.dir), q)
+	if err != nil {
+		return false, err
+	}
+	if meta.LastIndex < f.index { // the server was restored: https://developer.hashicorp.com/consul/api-docs/features/blocking
+		return false, datastore.ErrOutdated
+	}
+	ended := meta.LastIndex > q.WaitIndex
+	f.index = meta.LastIndex
+	if pair != nil && pair.ModifyIndex != f.seen || pair == nil && f.seen != 0 {
+		return true, nil
+	}
+	if ended {
+		rest(ctx, calm)
+	}
+	return false, nil
+}
+
+// heed is wait for a directory with records that end with a session, which moves no generation.
+func (f *follower) heed(ctx context.Context) (moved bool, err error) {
+	var meta *api.QueryMeta
+	err = f.store.request(ctx, heed, func(ctx context.Context) error {
+		q := &api.QueryOptions{WaitIndex: max(f.index, 1), WaitTime: heed}
+		_, meta, err = f.store.client.KV().Keys(f.store.layout.Generation(f.dir), "", q.WithContext(ctx))
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	before := f.index
+	if f.index = meta.LastIndex; f.index < before {
+		return false, datastore.ErrOutdated
+	}
+	return f.index > before, nil
+}
+
+func difference(before, after map[string][]byte) datastore.Batch {
+	b := datastore.Batch{Put: map[string][]byte{}}
+	for name, value := range after {
+		if old, ok := before[name]; !ok || !bytes.Equal(old, value) {
+			b.Put[name] = bytes.Clone(value)
+		}
+	}
+	for name := range before {
+		if _, ok := after[name]; !ok {
+			b.Delete = append(b.Delete, name)
+		}
+	}
+	return b
+}
+
+func rest(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
