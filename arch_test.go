@@ -34,6 +34,8 @@ var floors = map[string]int{
 	"resolver":  2,
 
 	"datastore/bolt":    3,
+	"datastore/consul":  3,
+	"datastore/etcd":    3,
 	"drivers/bridge":    3,
 	"drivers/overlay":   3,
 	"drivers/host":      3,

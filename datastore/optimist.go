@@ -84,7 +84,11 @@ func (o *Optimist) run(ctx context.Context, fn func(Tx) error, readOnly bool) er
 		}
 		tx := &optimistTx{ctx: ctx, attempt: o.Begin(readOnly)}
 		tx.footprint.ReadOnly = readOnly
-		if done, err := tx.finish(fn(tx)); done {
+		done, err := tx.finish(fn(tx))
+		if err != nil && over(o.Closed) {
+			err = fmt.Errorf("%w: the store was closed: %w", errdefs.ErrFailedPrecondition, err)
+		}
+		if done {
 			return err
 		}
 		o.pause(ctx, attempt)
