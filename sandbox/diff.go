@@ -105,6 +105,7 @@ func (d *differ) addEntries(have, want Link) {
 	for _, e := range have.Entries {
 		there[e.key()] = true
 	}
+	d.steps = slices.Grow(d.steps, max(0, len(want.Entries)-len(have.Entries)))
 	for _, e := range want.Entries {
 		if !there[e.key()] {
 			d.add(Step{Op: SetEntry, Link: want, Entry: e})

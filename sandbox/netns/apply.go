@@ -37,6 +37,10 @@ type apply struct {
 	loopback bool             // lo was raised
 	last     []sandbox.Sysctl // to be set at the end
 	retried  map[int]bool     // steps that were done again
+	entries  struct {         // the link of the last entry
+		name  string
+		index uint32
+	}
 }
 
 // run does all steps. Adds are sent before the first delete is, so that a refused add leaves what it was to replace.

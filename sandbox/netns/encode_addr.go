@@ -166,9 +166,21 @@ func broadcast(p netip.Prefix) []byte {
 	return binary.BigEndian.AppendUint32(nil, n)
 }
 
+// entryIndex is the number of a link, which is asked for once for all of its entries: they come by the thousand, one after the other.
+func (a *apply) entryIndex(ctx context.Context, name string) (uint32, error) {
+	if before := a.now - 1; before >= 0 && a.entries.name == name && a.steps[before].Link.Name == name && isEntry(a.steps[before].Op) {
+		return a.entries.index, nil
+	}
+	index, err := a.index(ctx, name)
+	a.entries.name, a.entries.index = name, index
+	return index, err
+}
+
+func isEntry(op sandbox.Op) bool { return op == sandbox.SetEntry || op == sandbox.DelEntry }
+
 // entry writes a neighbour, a forwarding entry, or both.
 func (a *apply) entry(ctx context.Context, op sandbox.Op, l sandbox.Link, e sandbox.Entry) error {
-	index, err := a.index(ctx, l.Name)
+	index, err := a.entryIndex(ctx, l.Name)
 	if err != nil {
 		return err
 	}
@@ -179,18 +191,24 @@ func (a *apply) entry(ctx context.Context, op sandbox.Op, l sandbox.Link, e sand
 	if e.Addr.IsValid() {
 		a.neigh(typ, flags, index, addrFamily(e.Addr), unix.NUD_PERMANENT, 0, e.Addr, e)
 	}
-	if e.Via.IsValid() {
-		to := uint8(unix.NTF_SELF)
-		if l.Master != "" {
-			to |= unix.NTF_MASTER
-		}
-		a.neigh(typ, flags, index, unix.AF_BRIDGE, unix.NUD_NOARP|unix.NUD_REACHABLE, to, e.Via, e)
+	if !e.Via.IsValid() {
+		return nil
+	}
+	to := []uint8{unix.NTF_SELF}
+	switch {
+	case l.Master == "":
+	case op == sandbox.SetEntry:
+		to[0] |= unix.NTF_MASTER
+	default: // one half may be gone: it must not save the other
+		to = append(to, unix.NTF_MASTER)
+	}
+	for _, half := range to {
+		a.neigh(typ, flags, index, unix.AF_BRIDGE, unix.NUD_NOARP|unix.NUD_REACHABLE, half, e.Via, e)
 	}
 	return nil
 }
 
 func (a *apply) neigh(typ, flags uint16, index uint32, family uint8, state uint16, to uint8, dst netip.Addr, e sandbox.Entry) {
-	const ndmLen = 12 // struct ndmsg
 	b := &a.batch
 	b.Begin(typ, flags)
 	var h [ndmLen]byte

@@ -2,7 +2,6 @@ package netns
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"net"
 	"net/netip"
@@ -155,25 +154,6 @@ func otherMTU(mtu int) int {
 		return 0
 	}
 	return mtu ^ 1
-}
-
-// createVXLAN makes a tunnel whose packets are the host's and whose device is here.
-func (a *apply) createVXLAN(ctx context.Context, l sandbox.Link) error {
-	v := *l.VXLAN
-	return a.fromHost(ctx, l, "vxlan", 0, func(b *nlmsg.Batch) error {
-		b.Uint32(unix.IFLA_VXLAN_ID, v.VNI)
-		b.Uint8(unix.IFLA_VXLAN_LEARNING, 0)
-		if v.Port != 0 {
-			b.Attr(unix.IFLA_VXLAN_PORT, binary.BigEndian.AppendUint16(nil, uint16(v.Port)))
-		}
-		switch {
-		case v.Local.Is4():
-			b.Attr(unix.IFLA_VXLAN_LOCAL, v.Local.AsSlice())
-		case v.Local.Is6():
-			b.Attr(unix.IFLA_VXLAN_LOCAL6, v.Local.AsSlice())
-		}
-		return nil
-	})
 }
 
 // createChild makes a device on top of one of the host's.

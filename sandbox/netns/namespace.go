@@ -21,6 +21,8 @@ type Namespace struct {
 
 	mu    sync.Mutex
 	first sockets // opened while we were inside, for the first Apply
+	// wanted is what each owner has in a namespace of a network's own: by it Watch tells what others do from what we do. Nil elsewhere.
+	wanted map[string]sandbox.Config
 }
 
 var _ sandbox.Namespace = (*Namespace)(nil)
@@ -94,6 +96,7 @@ func (n *Namespace) Apply(ctx context.Context, owner string, have, want sandbox.
 	if !n.host {
 		defer s.close()
 	}
+	n.expect(owner, want)
 	a := &apply{ns: n, inside: s, want: want, steps: steps, left: make([]bool, len(steps))}
 	err = a.run(ctx)
 	if err == nil && !n.ours && !n.host && isSilent(have) && !isSilent(want) {

@@ -70,6 +70,10 @@ func (o *observer) links() error {
 	if err != nil {
 		return err
 	}
+	entries, err := o.entries(links)
+	if err != nil {
+		return err
+	}
 	for _, l := range links {
 		owner, ours := o.owners[l.index]
 		if !ours {
@@ -80,6 +84,7 @@ func (o *observer) links() error {
 			link.Veth = &v
 		}
 		link.Addrs = slices.DeleteFunc(addrs[l.index], func(p netip.Prefix) bool { return p == linkLocal(l.mac) })
+		link.Entries = entries[l.index]
 		c := o.shares[owner]
 		c.Links = append(c.Links, link)
 		o.shares[owner] = c

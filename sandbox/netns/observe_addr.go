@@ -23,14 +23,11 @@ func (o *observer) dump(typ uint16, family byte, n int, each func(fixed []byte, 
 		if len(p) < n {
 			return
 		}
-		attrs := make(map[uint16][]byte)
-		for t, v := range nlmsg.Attrs(p[n:]) {
-			attrs[t] = v
-		}
-		each(p[:n], attrs)
+		each(p[:n], attrsOf(p[n:]))
 	})
 	if err != nil {
-		return fmt.Errorf("list %s: %w", map[uint16]string{unix.RTM_GETADDR: "addresses", unix.RTM_GETROUTE: "routes", unix.RTM_GETRULE: "rules"}[typ], err)
+		return fmt.Errorf("list %s: %w", map[uint16]string{unix.RTM_GETADDR: "addresses", unix.RTM_GETROUTE: "routes", unix.RTM_GETRULE: "rules",
+			unix.RTM_GETNEIGH: "neighbours"}[typ], err)
 	}
 	return nil
 }

@@ -46,7 +46,10 @@ func (s *space) shares(instance string) map[string]sandbox.Config {
 // seen is a link as Observe tells of it: of a veth only that it is one, since neither end shows the other's name.
 func (l *link) seen() sandbox.Link {
 	seen := l.Link
-	seen.Arrives, seen.Entries, seen.Announce = "", nil, nil
+	seen.Arrives, seen.Entries, seen.Announce = "", slices.Clone(l.Entries), nil
+	if l.in.key == "" {
+		seen.Entries = nil
+	}
 	seen.Addrs = slices.Clone(l.Addrs)
 	if l.peer != nil {
 		seen.Veth = &sandbox.Veth{}
