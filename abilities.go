@@ -8,6 +8,7 @@ import (
 	"net/netip"
 
 	"github.com/containerd/errdefs"
+	"github.com/sealane/sealane/datastore"
 	"github.com/sealane/sealane/endpoint"
 	"github.com/sealane/sealane/firewall"
 	"github.com/sealane/sealane/ipam"
@@ -142,6 +143,69 @@ func (c *Controller) Binding(ctx context.Context, n netdriver.Network) netip.Add
 		return b.Binding(n)
 	}
 	return netip.Addr{}
+}
+
+// numbers asks a driver for the range that a network's number is taken from, and the option that widens it. Without the ability (option
+// "") networks have none.
+func numbers(d netdriver.Driver, n netdriver.Network) (first, last uint32, option string, err error) {
+	if d, able := d.(netdriver.Numbered); able {
+		return d.Numbers(n)
+	}
+	return 0, 0, "", nil
+}
+
+// announces says that the cluster store can tell who is there. Without the ability every host counts as alive until it is removed.
+func (c *Controller) announces() bool {
+	_, able := c.o.Cluster.(datastore.Presence)
+	return able
+}
+
+// announce tells the other hosts that this one can reach the store, until lost is closed. Without the ability it is nil: never.
+func (c *Controller) announce(ctx context.Context) (lost <-chan struct{}, err error) {
+	p, able := c.o.Cluster.(datastore.Presence)
+	if !able {
+		return nil, nil
+	}
+	return p.Announce(ctx, presenceDir+"/"+datastore.Key(c.o.Host), []byte(c.cluster.boot))
+}
+
+// confirm finds out whether an endpoint's addresses are still this host's to give: AlreadyExists when they are another's. Without the
+// ability they are.
+func (c *Controller) confirm(ctx context.Context, n netdriver.Network, e endpoint.Info) error {
+	d, err := c.ipamDriver(ctx, n.IPAM)
+	if err != nil {
+		return err
+	}
+	confirmer, able := d.(ipam.Confirmer)
+	if !able {
+		return nil
+	}
+	for _, a := range e.Addresses {
+		for _, sub := range n.Subnets {
+			if !sub.Pool.Subnet.Contains(a.Addr()) {
+				continue
+			}
+			if err := confirmer.Confirm(ctx, sub.Pool.ID, a.Addr()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// serveBlocks has IPAM drivers answer those of other hosts. Without the ability they have nothing to say to each other.
+func (c *Controller) serveBlocks(ctx context.Context) {
+	for name, d := range c.o.IPAM {
+		s, able := d.(interface{ Serve(context.Context) error })
+		if !able {
+			continue
+		}
+		c.work.Go(func() {
+			if err := s.Serve(ctx); err != nil && ctx.Err() == nil {
+				c.log.Error("an IPAM driver does not answer other hosts any more", "driver", name, "error", err)
+			}
+		})
+	}
 }
 
 // publishes says that a driver publishes ports itself. Without the ability we do.

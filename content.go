@@ -100,7 +100,7 @@ func (c *Controller) read(ctx context.Context, id sandbox.ID) (*content, error) 
 	if err != nil || len(v.members) == 0 {
 		return v, err
 	}
-	return v, c.o.Root.View(ctx, func(tx datastore.Tx) (err error) {
+	err = c.o.Root.View(ctx, func(tx datastore.Tx) (err error) {
 		for _, m := range v.members {
 			if m.driven, _, err = maybe(drivenTable().Get(tx, endpointOwner(m.id))); err != nil {
 				return err
@@ -111,6 +111,17 @@ func (c *Controller) read(ctx context.Context, id sandbox.ID) (*content, error) 
 		}
 		return nil
 	})
+	if err != nil || c.o.Cluster == nil {
+		return v, err
+	}
+	for _, m := range v.members {
+		if m.network.ID == "" {
+			if m.network, _, err = maybe(c.replica(ctx, m.on)); err != nil {
+				return v, err
+			}
+		}
+	}
+	return v, nil
 }
 
 // memory is of what the records of the last few verbs decoded to.

@@ -32,6 +32,7 @@ type Controller struct {
 	linked    linked
 	withdrawn withdrawals
 	memory    memory
+	cluster   cluster
 	mender    *mender
 	stop      context.CancelFunc
 	work      sync.WaitGroup // goroutines of ours
@@ -45,6 +46,7 @@ func New(ctx context.Context, o Options) (*Controller, error) {
 		return nil, err
 	}
 	c := &Controller{o: o, log: o.Logger, mender: newMender()}
+	c.cluster.init()
 	var err error
 	if c.host, err = o.Spaces.Open(ctx, sandbox.Origin{Host: true}); err != nil {
 		return nil, fmt.Errorf("open the host's namespace: %w", err)
@@ -54,12 +56,16 @@ func New(ctx context.Context, o Options) (*Controller, error) {
 			return nil, errors.Join(fmt.Errorf("open the host's firewall: %w", err), c.Close())
 		}
 	}
+	if err := c.join(ctx); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
 	if err := c.restore(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("restore: %w", err), c.Close())
 	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	c.stop = stop
 	c.watch(background)
+	c.watchCluster(background)
 	return c, nil
 }
 

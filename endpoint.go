@@ -63,6 +63,9 @@ func (c *Controller) createEndpoint(ctx context.Context, on endpoint.NetworkID, 
 	}
 	defer unlock()
 	n, err := c.networkRecord(ctx, on)
+	if c.o.Cluster != nil && (errdefs.IsNotFound(err) || err == nil && n.Scope == netdriver.Global) {
+		n, err = c.use(ctx, on)
+	}
 	if err != nil {
 		return fmt.Errorf("network %s: %w", shortID(string(on)), err)
 	}
@@ -170,7 +173,10 @@ func (c *Controller) establishEndpoint(ctx context.Context, n netdriver.Network,
 			}
 		}
 	}
-	return c.raise(ctx, n)
+	if err := c.raise(ctx, n); err != nil {
+		return err
+	}
+	return c.publish(ctx, n, *e)
 }
 
 // accept takes over what a driver chose; true when that is something.
@@ -557,6 +563,9 @@ func (e *endpointHandle) remove(ctx context.Context, n netdriver.Network, info e
 
 // deleteEndpoint lets go of an endpoint that is in no sandbox: its driver's part, its records, its addresses. The caller holds it.
 func (c *Controller) deleteEndpoint(ctx context.Context, n netdriver.Network, e endpoint.Info) error {
+	if err := c.withdrawPublished(ctx, n, e.ID); err != nil {
+		return err
+	}
 	if h, found, err := c.drivenRecord(ctx, endpointOwner(e.ID)); err != nil {
 		return err
 	} else if found {
@@ -613,6 +622,7 @@ func (e *endpointHandle) update(ctx context.Context, change func(*endpoint.Spec)
 	if err := checkUpdate(from, to); err != nil {
 		return err
 	}
+	defer e.c.resettle(e.on)
 	if info.Sandbox == "" {
 		info.Spec = to
 		return e.putUnjoined(ctx, info)

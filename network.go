@@ -52,6 +52,9 @@ func (n *network) ID() endpoint.NetworkID { return n.id }
 
 func (n *network) Info(ctx context.Context) (netdriver.Network, error) {
 	r, err := view(ctx, n.c.o.Root, func(tx datastore.Tx) (netdriver.Network, error) { return networkTable().Get(tx, string(n.id)) })
+	if errdefs.IsNotFound(err) {
+		r, err = n.c.sharedRecord(ctx, n.id)
+	}
 	if err != nil {
 		return r, fmt.Errorf("network %s: %w", shortID(string(n.id)), err)
 	}
@@ -72,11 +75,16 @@ func (c *Controller) networkProblem(ctx context.Context, n netdriver.Network) st
 	return ""
 }
 
-// networkRecord reads a network's record, which is shared with others who read it: NotFound when there is none.
+// networkRecord reads the record of a network of this host, or one of the cluster that this host uses. It is shared with others who read
+// it. NotFound when there is none.
 func (c *Controller) networkRecord(ctx context.Context, id endpoint.NetworkID) (netdriver.Network, error) {
-	return view(ctx, c.o.Root, func(tx datastore.Tx) (netdriver.Network, error) {
+	n, found, err := maybe(view(ctx, c.o.Root, func(tx datastore.Tx) (netdriver.Network, error) {
 		return c.memory.networks.Get(tx, networkTable(), string(id))
-	})
+	}))
+	if err != nil || found {
+		return n, err
+	}
+	return c.replica(ctx, id)
 }
 
 // CreateNetwork makes a network: when it returns endpoints can be created. AlreadyExists names the id of the network that has the name
@@ -100,6 +108,9 @@ func (c *Controller) createNetwork(ctx context.Context, s NetworkSpec) (endpoint
 		return "", err
 	}
 	defer free()
+	if n.Scope == netdriver.Global {
+		return n.ID, c.createShared(ctx, n, s.IPAM, d)
+	}
 	unlock, err := c.locks.exclusive(ctx, networkOwner(n.ID))
 	if err != nil {
 		return "", err
@@ -145,7 +156,7 @@ func (c *Controller) newNetwork(ctx context.Context, s *NetworkSpec) (n netdrive
 	}
 	return netdriver.Network{
 		ID: s.ID, Name: s.Name, Driver: s.Driver, IPAM: s.IPAM.Driver, IPAMOptions: maps.Clone(s.IPAM.Options), Scope: s.Scope,
-		Created: time.Now().UTC(), IPv4: !s.NoIPv4, IPv6: s.IPv6, Internal: s.Internal, OnDemand: s.OnDemand, NoNames: s.NoNames,
+		Created: time.Now().UTC(), IPv4: !s.NoIPv4, IPv6: s.IPv6, Internal: s.Internal, OnDemand: s.OnDemand || s.Scope == netdriver.Global, NoNames: s.NoNames,
 		Options: maps.Clone(s.Options), Labels: maps.Clone(s.Labels),
 	}, d, nil
 }
@@ -153,7 +164,7 @@ func (c *Controller) newNetwork(ctx context.Context, s *NetworkSpec) (n netdrive
 // networkIsNew finds out early, before addresses are asked for, that a name or id is taken; establish decides. What is on its way out
 // is helped on first.
 func (c *Controller) networkIsNew(ctx context.Context, n netdriver.Network) error {
-	old, err := c.findNetwork(ctx, n)
+	old, err := findNetworkIn(ctx, c.o.Root, n)
 	if err != nil || old == nil {
 		return err
 	}
@@ -163,9 +174,9 @@ func (c *Controller) networkIsNew(ctx context.Context, n netdriver.Network) erro
 	return taken(n, *old)
 }
 
-// findNetwork looks for a record with the id or the name of n.
-func (c *Controller) findNetwork(ctx context.Context, n netdriver.Network) (*netdriver.Network, error) {
-	return view(ctx, c.o.Root, func(tx datastore.Tx) (*netdriver.Network, error) {
+// findNetworkIn looks in a store for a record with the id or the name of n.
+func findNetworkIn(ctx context.Context, s datastore.Store, n netdriver.Network) (*netdriver.Network, error) {
+	return view(ctx, s, func(tx datastore.Tx) (*netdriver.Network, error) {
 		id, err := networkNames.get(tx, n.Name)
 		if err != nil {
 			return nil, err
@@ -188,10 +199,8 @@ func taken(n, by netdriver.Network) error {
 
 // establish records a network and makes it. A driver that computes is asked before, so that a bad option has no effect.
 func (c *Controller) establish(ctx context.Context, n netdriver.Network, d netdriver.Driver) error {
-	if c.computes(ctx, n.Driver) {
-		if _, err := c.planNetwork(ctx, n, d); err != nil {
-			return err
-		}
+	if err := c.tryPlan(ctx, n, d); err != nil {
+		return err
 	}
 	err := c.o.Root.Update(ctx, func(tx datastore.Tx) error {
 		old, found, err := maybe(networkTable().Get(tx, string(n.ID)))
@@ -202,6 +211,9 @@ func (c *Controller) establish(ctx context.Context, n netdriver.Network, d netdr
 			return taken(n, old)
 		}
 		if err := networkNames.claim(tx, n.Name, string(n.ID)); err != nil {
+			return err
+		}
+		if n.Number, err = claimNumber(tx, n, d); err != nil {
 			return err
 		}
 		return networkTable().Put(tx, string(n.ID), n)
@@ -233,6 +245,9 @@ func (c *Controller) Network(ctx context.Context, ref string) (Network, error) {
 	id, err := view(ctx, c.o.Root, func(tx datastore.Tx) (string, error) {
 		return resolve(tx, networkTable(), networkNames, ref)
 	})
+	if errdefs.IsNotFound(err) && c.o.Cluster != nil {
+		id, err = c.resolveShared(ctx, ref)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("network %.80q: %w", ref, err)
 	}
@@ -242,12 +257,27 @@ func (c *Controller) Network(ctx context.Context, ref string) (Network, error) {
 // Networks yields the records of all networks by id, as they were at one moment. A record that cannot be read is yielded as an error.
 func (c *Controller) Networks(ctx context.Context) iter.Seq2[netdriver.Network, error] {
 	return func(yield func(netdriver.Network, error) bool) {
-		for n, err := range records(ctx, c.o.Root, networkTable()) {
-			if err == nil {
-				n.Problem = c.networkProblem(ctx, n)
+		for _, all := range []iter.Seq2[netdriver.Network, error]{records(ctx, c.o.Root, networkTable()), c.sharedNetworks(ctx)} {
+			for n, err := range all {
+				if err == nil {
+					n.Problem = c.networkProblem(ctx, n)
+				}
+				if !yield(n, err) {
+					return
+				}
 			}
-			if !yield(n, err) {
-				return
+		}
+	}
+}
+
+// networksHere yields the networks that may have something on this host.
+func (c *Controller) networksHere(ctx context.Context) iter.Seq2[netdriver.Network, error] {
+	return func(yield func(netdriver.Network, error) bool) {
+		for _, all := range []iter.Seq2[netdriver.Network, error]{records(ctx, c.o.Root, networkTable()), records(ctx, c.o.Run, replicaTable())} {
+			for n, err := range all {
+				if !yield(n, err) {
+					return
+				}
 			}
 		}
 	}
@@ -271,11 +301,15 @@ func (n *network) delete(ctx context.Context, force bool) error {
 	if err := n.c.networkIsFree(ctx, n.id); err != nil {
 		return fmt.Errorf("delete network %s: %w", r.Name, err)
 	}
-	if force {
+	switch {
+	case r.Scope == netdriver.Global:
+		err = n.c.deleteShared(ctx, r, force)
+	case force:
 		r.Forgotten = true // also after a crash
-		err = n.c.renounceNetwork(ctx, n.id)
-	}
-	if err == nil {
+		if err = n.c.renounceNetwork(ctx, n.id); err == nil {
+			err = n.c.deleteNetwork(ctx, r)
+		}
+	default:
 		err = n.c.deleteNetwork(ctx, r)
 	}
 	if err != nil {
@@ -370,6 +404,9 @@ func (n *network) update(ctx context.Context, from netdriver.Network, change fun
 	if _, err := n.c.planNetwork(ctx, to, d); err != nil {
 		return err
 	}
+	if to.Scope == netdriver.Global {
+		return n.c.updateShared(ctx, to)
+	}
 	err = n.c.o.Root.Update(ctx, func(tx datastore.Tx) error { return networkTable().Put(tx, string(n.id), to) })
 	if err != nil {
 		return err
@@ -409,6 +446,15 @@ func (n *network) Endpoint(ctx context.Context, ref string) (endpoint.Endpoint, 
 	id, err := view(ctx, n.c.o.Run, func(tx datastore.Tx) (string, error) {
 		return resolve(tx, endpointTable(n.id), endpointNames(n.id), ref)
 	})
+	if errdefs.IsNotFound(err) && n.c.o.Cluster != nil {
+		far, err := view(ctx, n.c.o.Cluster, func(tx datastore.Tx) (string, error) {
+			return resolve(tx, publishedTable(n.id), endpointNames(n.id), ref)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("endpoint %.80q: %w", ref, err)
+		}
+		return &farEndpoint{n.c, n.id, endpoint.ID(far)}, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("endpoint %.80q: %w", ref, err)
 	}

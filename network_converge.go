@@ -214,8 +214,11 @@ func (c *Controller) networkIsDown(ctx context.Context, n netdriver.Network, own
 	if err != nil || !n.Deleting {
 		return err
 	}
+	if n.Scope == netdriver.Global {
+		return c.dropReplica(ctx, n.ID)
+	}
 	return c.o.Root.Update(ctx, func(tx datastore.Tx) error {
-		return errors.Join(networkTable().Delete(tx, string(n.ID)), networkNames.free(tx, n.Name, string(n.ID)))
+		return errors.Join(networkTable().Delete(tx, string(n.ID)), networkNames.free(tx, n.Name, string(n.ID)), freeNumber(tx, n))
 	})
 }
 
@@ -255,10 +258,14 @@ func (c *Controller) networkIsGone(ctx context.Context, n netdriver.Network, own
 	return c.forgetMACs(ctx, n.ID)
 }
 
-// forgetMACs removes what lastSeen wrote for a network, a few keys at a time.
+// forgetMACs removes what lastSeen wrote for a network.
 func (c *Controller) forgetMACs(ctx context.Context, id endpoint.NetworkID) error {
+	return c.deleteAll(ctx, datastore.Key("mac", string(id)))
+}
+
+// deleteAll empties a directory of the run store, a few keys at a time.
+func (c *Controller) deleteAll(ctx context.Context, dir string) error {
 	const atOnce = datastore.MaxKeys / 2
-	dir := datastore.Key("mac", string(id))
 	for {
 		keys, err := view(ctx, c.o.Run, func(tx datastore.Tx) (keys []string, err error) {
 			for name := range tx.List(dir) {

@@ -31,8 +31,10 @@ type Options struct {
 	Firewalls firewall.Opener   // nil: no firewall
 	Resolver  resolver.Resolver // nil: no names, as without Firewalls, which lead to it
 	Files     resolver.Files    // nil: sandboxes have no hosts, hostname and resolv.conf of ours
-	Advertise netip.Addr
-	HostLost  time.Duration // after which an unreachable host's endpoints are freed; 0: never
+	Host      string            // id of this host, the same at each start; required with Cluster
+	Hostname  string            // its name, shown to other hosts
+	Advertise netip.Addr        // where tunnels of other hosts end; zero: no network reaches from host to host
+	HostLost  time.Duration     // after which an unreachable host's endpoints are freed; 0: never
 	// Quarantined says that a store was lost and replaced by an empty one: nothing is swept, and what runs without a record is taken
 	// over as it is, as sandboxes whose Info says Unknown.
 	Quarantined bool
@@ -43,6 +45,9 @@ type Options struct {
 func (o *Options) complete() error {
 	if o.Run == nil || o.Spaces == nil {
 		return fmt.Errorf("new controller: %w: Options.Run and Options.Spaces are required", errdefs.ErrInvalidArgument)
+	}
+	if o.Cluster != nil && o.Host == "" {
+		return fmt.Errorf("new controller: %w: Options.Host is required with a cluster store", errdefs.ErrInvalidArgument)
 	}
 	if o.Root == nil {
 		o.Root = o.Run

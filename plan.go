@@ -74,11 +74,11 @@ func (c *Controller) input(ctx context.Context, n netdriver.Network) (netdriver.
 	if err != nil {
 		return netdriver.Input{}, err
 	}
-	host := netdriver.Host{Boot: is.Boot, Advertise: c.o.Advertise, MTU: is.MTU, Links: is.Links, Features: is.Features, Routes: is.Routes}
+	host := netdriver.Host{ID: c.o.Host, Boot: is.Boot, Advertise: c.o.Advertise, MTU: is.MTU, Links: is.Links, Features: is.Features, Routes: is.Routes}
 	if mtu := is.MTUs[host.Advertise]; mtu != 0 {
 		host.MTU = mtu
 	}
-	return netdriver.Input{Network: n, Host: host}, nil
+	return netdriver.Input{Network: n, Host: host, Peers: c.peersOf(n.ID)}, nil
 }
 
 // couldBeLink says that an option's value may name a link of the host, such as a parent or a bridge that exists.

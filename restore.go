@@ -62,7 +62,7 @@ func (c *Controller) try(ctx context.Context, owner string, piece func() error) 
 // restoreNetworks asks for all addresses again, and converges the networks that stay.
 func (c *Controller) restoreNetworks(ctx context.Context, seen *observation) ([]netdriver.Network, error) {
 	var networks []netdriver.Network
-	for n, err := range c.Networks(ctx) {
+	for n, err := range c.networksHere(ctx) {
 		if err != nil {
 			c.log.Error("a network's record cannot be read", "error", err)
 			continue
@@ -72,6 +72,10 @@ func (c *Controller) restoreNetworks(ctx context.Context, seen *observation) ([]
 	for _, n := range networks {
 		if c.ipamActs(n.IPAM) {
 			c.mender.later(leasesOf(n.ID), nil)
+			continue
+		}
+		if n.Scope == netdriver.Global { // in the background: what hosts share is not waited for
+			c.sharing(n.ID)
 			continue
 		}
 		if err := c.replaySubnets(ctx, n); err != nil {
@@ -204,7 +208,7 @@ func (c *Controller) mendAll(ctx context.Context) error {
 		return err
 	}
 	var errs []error
-	for n, err := range c.Networks(ctx) {
+	for n, err := range c.networksHere(ctx) {
 		if err != nil {
 			continue
 		}

@@ -318,6 +318,13 @@ func (c *Controller) endSandbox(ctx context.Context, id sandbox.ID, gone bool) e
 		return err
 	}
 	defer unlock()
+	for _, m := range members { // from the other hosts before the kernel, and from the kernel before the records
+		if m.info.ID != "" && (gone || m.info.Spec.For == id) {
+			if err := c.withdrawPublished(ctx, m.network, m.id); err != nil {
+				return err
+			}
+		}
+	}
 	var doomed []*member
 	err = c.converge(ctx, id, func(v *content) error {
 		if !v.known {

@@ -130,10 +130,14 @@ func (c *Controller) subnetsWanted(ctx context.Context, n netdriver.Network, s I
 		wanted = append(wanted, poolWanted{ipv6: true})
 	}
 	named := func(w poolWanted) bool { return w.Subnet.IsValid() || w.Pool != "" }
-	if n.Scope != netdriver.Local || !slices.ContainsFunc(wanted, func(w poolWanted) bool { return !named(w) }) {
+	if !slices.ContainsFunc(wanted, func(w poolWanted) bool { return !named(w) }) {
 		return wanted, nil
 	}
-	exclude, err := c.occupied(ctx)
+	occupied := c.occupied
+	if n.Scope == netdriver.Global { // what one host can reach says nothing of the others
+		occupied = func(ctx context.Context) ([]netip.Prefix, error) { return c.claimedSubnets(ctx, n) }
+	}
+	exclude, err := occupied(ctx)
 	for i := range wanted {
 		wanted[i].exclude = exclude
 	}

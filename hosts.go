@@ -1,0 +1,507 @@
+package sealane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/go-json-experiment/json"
+	"github.com/sealane/sealane/datastore"
+	"github.com/sealane/sealane/endpoint"
+)
+
+// Host is the record of a machine that shares networks, in the cluster store. It writes it itself at each start.
+type Host struct {
+	ID, Name  string
+	Boot      string     // the kernel's boot id and the cookie of the daemon's namespace: endpoints of another boot are gone
+	Advertise netip.Addr // where its tunnels end
+	Removing  bool       // somebody asserts that it is dead: it may write nothing until it comes again
+	State     string     // not stored: "ready", "unreachable", "removing"
+}
+
+// The states of a host.
+const (
+	hostReady       = "ready"
+	hostUnreachable = "unreachable"
+	hostRemoving    = "removing"
+)
+
+// thisHost is the record that this host should have.
+func (c *Controller) thisHost() Host {
+	return Host{ID: c.o.Host, Name: c.o.Hostname, Boot: c.cluster.boot, Advertise: c.o.Advertise}
+}
+
+// errGivenUp says that the cluster does not know this host, or not in this boot: what it would write could be somebody else's by now.
+var errGivenUp = fmt.Errorf("%w: the cluster has given up this host; it makes itself known again", errdefs.ErrFailedPrecondition)
+
+// fence lets a transaction write only for a host that the cluster knows.
+func (c *Controller) fence(tx datastore.Tx) error {
+	h, found, err := maybe(hostTable().Get(tx, c.o.Host))
+	if err != nil {
+		return err
+	}
+	if !found || h.Removing || h.Boot != c.cluster.boot {
+		return errGivenUp
+	}
+	return nil
+}
+
+// join makes this host known. With the store away it is done later. FailedPrecondition when another live host has our id.
+func (c *Controller) join(ctx context.Context) error {
+	if c.o.Cluster == nil {
+		return nil
+	}
+	s, err := c.survey(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("look at the host: %w", err)
+	}
+	c.cluster.boot = s.Boot
+	if err := c.notTwice(ctx); err != nil {
+		return err
+	}
+	soon, cancel := context.WithTimeout(ctx, enough)
+	defer cancel()
+	if _, err = c.register(soon); err != nil && !c.storeIsAway(err) {
+		return fmt.Errorf("make host %s known to the cluster: %w", c.o.Host, err)
+	}
+	return nil
+}
+
+// notTwice refuses an id that another host lives under. One of ours that ended a moment ago may still look alive: it is waited for.
+func (c *Controller) notTwice(ctx context.Context) error {
+	const linger = 30 * time.Second // longer than any store keeps what is not renewed
+	ctx, cancel := context.WithTimeout(ctx, linger)
+	defer cancel()
+	for batch, err := range c.o.Cluster.Watch(ctx, presenceDir) {
+		if err != nil {
+			return nil // it is found out by whoever can reach the store
+		}
+		boot, alive := batch.Put[datastore.Key(c.o.Host)]
+		if batch.Full && !alive || alive && string(boot) == c.cluster.boot || slices.Contains(batch.Delete, datastore.Key(c.o.Host)) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: another host that is alive has the id %s: if this machine was copied from it, remove the file `host` in the root "+
+		"directory and start again", errdefs.ErrFailedPrecondition, c.o.Host)
+}
+
+// register writes this host's record; true when the cluster knew it, in this boot.
+func (c *Controller) register(ctx context.Context) (known bool, err error) {
+	err = c.o.Cluster.Update(ctx, func(tx datastore.Tx) error {
+		h, found, err := maybe(hostTable().Get(tx, c.o.Host))
+		if err != nil {
+			return err
+		}
+		if known = found && !h.Removing && h.Boot == c.cluster.boot; known && h == c.thisHost() {
+			return nil
+		}
+		return hostTable().Put(tx, c.o.Host, c.thisHost())
+	})
+	if err != nil {
+		return false, err
+	}
+	return known, c.forgetEarlier(ctx)
+}
+
+// forgetEarlier deletes what this host had of networks that it does not use now: it was rebooted, or crashed.
+func (c *Controller) forgetEarlier(ctx context.Context) error {
+	used, err := c.networksOf(ctx, c.o.Host)
+	if err != nil {
+		return err
+	}
+	for _, id := range used {
+		_, here, err := maybe(c.replica(ctx, id))
+		if err == nil && !here {
+			err = c.strip(ctx, id, c.o.Host, func(datastore.Tx) error { return nil })
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Controller) networksOf(ctx context.Context, host string) ([]endpoint.NetworkID, error) {
+	return view(ctx, c.o.Cluster, func(tx datastore.Tx) (ids []endpoint.NetworkID, err error) {
+		for name := range tx.List(usesTable(host).Dir) {
+			if segments, err := datastore.Segments(name); err == nil {
+				ids = append(ids, endpoint.NetworkID(segments[0]))
+			}
+		}
+		return ids, nil
+	})
+}
+
+// strip removes what a host has of a network: its endpoints with their names, its blocks. Each transaction asks may first.
+func (c *Controller) strip(ctx context.Context, id endpoint.NetworkID, host string, may func(datastore.Tx) error) error {
+	const atOnce = 4
+	endpoints, blocks, err := c.possessions(ctx, id, host)
+	if err != nil {
+		return err
+	}
+	for some := range slices.Chunk(endpoints, atOnce) {
+		err := c.o.Cluster.Update(ctx, func(tx datastore.Tx) error {
+			errs := []error{may(tx)}
+			for _, p := range some {
+				errs = append(errs, withdrawRecord(tx, id, string(p.ID), host))
+			}
+			return errors.Join(errs...)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	for some := range slices.Chunk(blocks, atOnce) {
+		err := c.o.Cluster.Update(ctx, func(tx datastore.Tx) error {
+			errs := []error{may(tx)}
+			for _, key := range some {
+				b, found, err := maybe(blockTable(id).Get(tx, key))
+				if errs = append(errs, err); found && b.Host == host {
+					errs = append(errs, blockTable(id).Delete(tx, key))
+				}
+			}
+			return errors.Join(errs...)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return c.o.Cluster.Update(ctx, func(tx datastore.Tx) error {
+		return errors.Join(may(tx), usesTable(host).Delete(tx, string(id)), noticeTable(host).Delete(tx, string(id)))
+	})
+}
+
+// possessions lists the endpoints and the keys of the blocks that a host has of a network.
+func (c *Controller) possessions(ctx context.Context, id endpoint.NetworkID, host string) (endpoints []endpoint.Published, blocks []string, err error) {
+	err = c.o.Cluster.View(ctx, func(tx datastore.Tx) error {
+		endpoints, blocks = nil, nil
+		for p, err := range publishedTable(id).All(tx) {
+			if err == nil && p.Host == host {
+				endpoints = append(endpoints, p)
+			}
+		}
+		for b, err := range blockTable(id).All(tx) {
+			if err == nil && b.Host == host {
+				blocks = append(blocks, b.Prefix.String())
+			}
+		}
+		return nil
+	})
+	return endpoints, blocks, err
+}
+
+// beKnown keeps this host's record and its presence there.
+func (c *Controller) beKnown(ctx context.Context) {
+	const soon, late = 200 * time.Millisecond, 10 * time.Second
+	pause := soon
+	for ctx.Err() == nil {
+		known, err := c.register(ctx)
+		var lost <-chan struct{}
+		if err == nil {
+			if !known {
+				c.cluster.kickAll(true) // in the meantime others may have been given what was ours
+			}
+			lost, err = c.announce(ctx)
+		}
+		if err != nil {
+			if !c.storeIsAway(err) && ctx.Err() == nil {
+				c.log.Warn("this host is not known to the cluster; trying again", "error", err)
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(pause):
+			}
+			pause = min(2*pause, late)
+			continue
+		}
+		pause = soon
+		c.stayKnown(ctx, lost)
+	}
+}
+
+// stayKnown returns when the presence is lost and must be announced anew.
+func (c *Controller) stayKnown(ctx context.Context, lost <-chan struct{}) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-lost:
+			return
+		case <-c.cluster.rejoin:
+			known, err := c.register(ctx)
+			if err != nil {
+				if !c.storeIsAway(err) {
+					c.log.Warn("this host is not known to the cluster", "error", err)
+				}
+			} else if !known {
+				c.cluster.kickAll(true)
+			}
+		}
+	}
+}
+
+// watchHosts follows the records of all hosts: where their tunnels end, and which boot they are in.
+func (c *Controller) watchHosts(ctx context.Context) {
+	c.follow(ctx, hostTable().Dir, func(b datastore.Batch) {
+		cl := &c.cluster
+		cl.mu.Lock()
+		if b.Full || cl.hosts == nil {
+			cl.hosts = map[string]Host{}
+		}
+		for _, value := range b.Put {
+			var h Host
+			if json.Unmarshal(value, &h) == nil && h.ID != "" {
+				cl.hosts[h.ID] = h
+			}
+		}
+		for _, name := range b.Delete {
+			if segments, err := datastore.Segments(name); err == nil {
+				delete(cl.hosts, segments[0])
+			}
+		}
+		own := cl.hosts[c.o.Host]
+		cl.mu.Unlock()
+		c.tellAbsent(ctx)
+		if own.Boot != cl.boot || own.Removing {
+			poke(cl.rejoin)
+		}
+		cl.kickAll(false)
+	}, func() {})
+}
+
+// watchPresence follows who can reach the store.
+func (c *Controller) watchPresence(ctx context.Context) {
+	cl := &c.cluster
+	c.follow(ctx, presenceDir, func(b datastore.Batch) {
+		cl.mu.Lock()
+		if b.Full || cl.live == nil {
+			cl.live = map[string]bool{}
+		}
+		for name := range b.Put {
+			if segments, err := datastore.Segments(name); err == nil {
+				cl.live[segments[0]] = true
+			}
+		}
+		for _, name := range b.Delete {
+			if segments, err := datastore.Segments(name); err == nil {
+				delete(cl.live, segments[0])
+			}
+		}
+		cl.mu.Unlock()
+		c.tellAbsent(ctx)
+	}, func() { // nobody can tell who is there
+		cl.mu.Lock()
+		cl.live = nil
+		cl.mu.Unlock()
+		c.tellAbsent(ctx)
+	})
+}
+
+// tellAbsent tells of hosts that do not announce themselves any more, and gives each up after Options.HostLost.
+func (c *Controller) tellAbsent(ctx context.Context) {
+	if !c.announces() {
+		return
+	}
+	cl := &c.cluster
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	for id, back := range cl.absent {
+		if _, known := cl.hosts[id]; !known || cl.live == nil || cl.live[id] {
+			back()
+			delete(cl.absent, id)
+		}
+	}
+	if cl.live == nil {
+		return
+	}
+	for id := range cl.hosts {
+		if cl.live[id] || cl.absent[id] != nil || id == c.o.Host {
+			continue
+		}
+		c.events.tell("host", "unreachable", id, "name", cl.hosts[id].Name)
+		away, back := context.WithCancel(ctx)
+		cl.absent[id] = back
+		if c.o.HostLost > 0 {
+			c.work.Go(func() { c.giveUpLater(away, id) })
+		}
+	}
+}
+
+// giveUpLater removes a host that stays away for Options.HostLost.
+func (c *Controller) giveUpLater(ctx context.Context, id string) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-time.After(c.o.HostLost):
+	}
+	if err := c.RemoveHost(ctx, id); err != nil && !errdefs.IsNotFound(err) && ctx.Err() == nil {
+		c.log.Warn("a lost host is not given up", "host", id, "error", err)
+		return
+	}
+	c.log.Warn("a host was away for too long and is given up", "host", id, "after", c.o.HostLost)
+}
+
+// Hosts yields the machines that share networks, by id, as they were at one moment; none without a cluster store. Unavailable when the
+// store is away.
+func (c *Controller) Hosts(ctx context.Context) iter.Seq2[Host, error] {
+	return func(yield func(Host, error) bool) {
+		if c.o.Cluster == nil {
+			return
+		}
+		present := map[string]bool{}
+		all, err := view(ctx, c.o.Cluster, func(tx datastore.Tx) (all []Host, err error) {
+			clear(present)
+			for name := range tx.List(presenceDir) {
+				if segments, err := datastore.Segments(name); err == nil {
+					present[segments[0]] = true
+				}
+			}
+			for h, err := range hostTable().All(tx) {
+				if err == nil {
+					all = append(all, h)
+				}
+			}
+			return all, nil
+		})
+		if err != nil {
+			yield(Host{}, fmt.Errorf("hosts: %w", err))
+			return
+		}
+		for _, h := range all {
+			if h.State = c.stateOf(h, present[h.ID]); !yield(h, nil) {
+				return
+			}
+		}
+	}
+}
+
+// stateOf says how a host is. In a store that cannot tell who is there every host counts as ready.
+func (c *Controller) stateOf(h Host, present bool) string {
+	switch {
+	case h.Removing:
+		return hostRemoving
+	case present || !c.announces():
+		return hostReady
+	}
+	return hostUnreachable
+}
+
+// findHost finds a host by id, then by name, then by a unique prefix of the id.
+func (c *Controller) findHost(ctx context.Context, ref string) (Host, error) {
+	var named, begin []Host
+	for h, err := range c.Hosts(ctx) {
+		switch {
+		case err != nil:
+			return h, err
+		case h.ID == ref:
+			return h, nil
+		case h.Name == ref:
+			named = append(named, h)
+		case ref != "" && strings.HasPrefix(h.ID, ref):
+			begin = append(begin, h)
+		}
+	}
+	if len(named) == 0 {
+		named = begin
+	}
+	switch len(named) {
+	case 0:
+		return Host{}, fmt.Errorf("host %.80q: %w", ref, errdefs.ErrNotFound)
+	case 1:
+		return named[0], nil
+	}
+	return Host{}, fmt.Errorf("host %.80q: %w: %d hosts match; give the id", ref, errdefs.ErrInvalidArgument, len(named))
+}
+
+// RemoveHost forgets a host with its endpoints and blocks, so that they can be given out again. It asserts that the host is dead. ref is
+// an id, a name, or a unique prefix of an id. FailedPrecondition for one that is alive, this one included. A host that comes back all
+// the same keeps what nobody has been given meanwhile, and takes down the rest.
+func (c *Controller) RemoveHost(ctx context.Context, ref string) error {
+	if c.o.Cluster == nil {
+		return fmt.Errorf("remove host %.80q: %w: there is no cluster store", ref, errdefs.ErrFailedPrecondition)
+	}
+	h, err := c.findHost(ctx, ref)
+	if err == nil {
+		err = c.removeHost(ctx, h)
+	}
+	if err != nil {
+		return fmt.Errorf("remove: %w", err)
+	}
+	c.events.tell("host", "destroy", h.ID, "name", h.Name)
+	return nil
+}
+
+func (c *Controller) removeHost(ctx context.Context, h Host) error {
+	if h.ID == c.o.Host || h.State == hostReady && c.announces() {
+		return fmt.Errorf("host %s: %w: it is alive; end its daemon first", h.ID, errdefs.ErrFailedPrecondition)
+	}
+	dead := func(tx datastore.Tx) error {
+		now, err := hostTable().Get(tx, h.ID)
+		if err == nil && !now.Removing {
+			err = fmt.Errorf("host %s: %w: it came back", h.ID, errdefs.ErrConflict)
+		}
+		return err
+	}
+	err := c.o.Cluster.Update(ctx, func(tx datastore.Tx) error {
+		now, err := hostTable().Get(tx, h.ID)
+		if err != nil {
+			return err
+		}
+		if now.Boot != h.Boot {
+			return fmt.Errorf("host %s: %w: it came back", h.ID, errdefs.ErrConflict)
+		}
+		now.Removing = true
+		return hostTable().Put(tx, h.ID, now)
+	})
+	if err != nil {
+		return err
+	}
+	used, err := c.networksOf(ctx, h.ID)
+	if err != nil {
+		return err
+	}
+	for _, id := range used {
+		if err := c.strip(ctx, id, h.ID, dead); err != nil {
+			return err
+		}
+	}
+	if err := c.emptyMailboxes(ctx, h.ID, dead); err != nil {
+		return err
+	}
+	return c.o.Cluster.Update(ctx, func(tx datastore.Tx) error { return errors.Join(dead(tx), hostTable().Delete(tx, h.ID)) })
+}
+
+// emptyMailboxes deletes what others have asked of a host.
+func (c *Controller) emptyMailboxes(ctx context.Context, host string, may func(datastore.Tx) error) error {
+	const atOnce = 8
+	for _, dir := range []string{noticeTable(host).Dir, datastore.Key("wish", host)} {
+		keys, err := view(ctx, c.o.Cluster, func(tx datastore.Tx) (keys []string, err error) {
+			for name := range tx.List(dir) {
+				keys = append(keys, dir+"/"+name)
+			}
+			return keys, nil
+		})
+		if err != nil {
+			return err
+		}
+		for some := range slices.Chunk(keys, atOnce) {
+			err := c.o.Cluster.Update(ctx, func(tx datastore.Tx) error {
+				errs := []error{may(tx)}
+				for _, key := range some {
+					errs = append(errs, tx.Delete(key))
+				}
+				return errors.Join(errs...)
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
