@@ -198,7 +198,7 @@ func (c *Controller) possessions(ctx context.Context, id endpoint.NetworkID, hos
 
 // beKnown keeps this host's record and its presence there.
 func (c *Controller) beKnown(ctx context.Context) {
-	const soon, late = 200 * time.Millisecond, 10 * time.Second
+	const soon, late = 200 * time.Millisecond, 2 * time.Second
 	pause := soon
 	for ctx.Err() == nil {
 		known, err := c.register(ctx)

@@ -141,7 +141,7 @@ func (sh *sharing) take(b datastore.Batch) {
 
 // keepSettled settles a network whenever something changed, and with growing pauses while that fails.
 func (c *Controller) keepSettled(ctx context.Context, sh *sharing) {
-	const soon, late, linger = 100 * time.Millisecond, 10 * time.Second, time.Minute
+	const soon, late, linger = 100 * time.Millisecond, 2 * time.Second, time.Minute
 	pause := soon
 	again := time.NewTimer(late)
 	again.Stop()
@@ -367,11 +367,7 @@ func (c *Controller) convergePeers(ctx context.Context, n netdriver.Network, put
 	if n, here, err := maybe(c.replica(ctx, n.ID)); err != nil || !here || n.Deleting {
 		return err
 	}
-	var names []endpoint.Published
-	for _, p := range put {
-		names = append(names, p.Published)
-	}
-	if err := c.tellNames(ctx, n, names, drop...); err != nil {
+	if err := c.tellNames(ctx, n, namesOf(put), drop...); err != nil {
 		return err
 	}
 	return c.convergeNetwork(ctx, n, nil)
@@ -454,8 +450,8 @@ func changedPeers(was, is []netdriver.Peer) (put []netdriver.Peer, drop []endpoi
 	return put, drop
 }
 
-// peersOf are the endpoints of a network on other hosts, by id. The slice is shared: nobody changes it.
-func (c *Controller) peersOf(id endpoint.NetworkID) []netdriver.Peer {
+// Peers are the endpoints of a network on other hosts, by id. The slice is shared: nobody changes it.
+func (c *Controller) Peers(id endpoint.NetworkID) []netdriver.Peer {
 	c.cluster.mu.Lock()
 	sh := c.cluster.networks[id]
 	c.cluster.mu.Unlock()
@@ -499,7 +495,7 @@ func (c *Controller) rememberPeers(ctx context.Context, id endpoint.NetworkID, p
 	return nil
 }
 
-// recallPeers begins with the peers that were known before a restart.
+// recallPeers begins with the peers, and their names, that were known before a restart.
 func (c *Controller) recallPeers(ctx context.Context, sh *sharing) {
 	var peers []netdriver.Peer
 	for p, err := range records(ctx, c.o.Run, peerTable(sh.id)) {
@@ -508,9 +504,19 @@ func (c *Controller) recallPeers(ctx context.Context, sh *sharing) {
 		}
 	}
 	slices.SortFunc(peers, func(a, b netdriver.Peer) int { return cmp.Compare(a.ID, b.ID) })
+	if n, here, err := maybe(c.replica(ctx, sh.id)); err == nil && here {
+		if err := c.tellNames(ctx, n, namesOf(peers)); err != nil {
+			peers = nil // told when they are seen
+		}
+	}
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if sh.peers == nil {
-		sh.peers = peers
+	sh.peers = peers
+}
+
+func namesOf(peers []netdriver.Peer) (all []endpoint.Published) {
+	for _, p := range peers {
+		all = append(all, p.Published)
 	}
+	return all
 }

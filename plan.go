@@ -78,7 +78,7 @@ func (c *Controller) input(ctx context.Context, n netdriver.Network) (netdriver.
 	if mtu := is.MTUs[host.Advertise]; mtu != 0 {
 		host.MTU = mtu
 	}
-	return netdriver.Input{Network: n, Host: host, Peers: c.peersOf(n.ID)}, nil
+	return netdriver.Input{Network: n, Host: host, Peers: c.Peers(n.ID)}, nil
 }
 
 // couldBeLink says that an option's value may name a link of the host, such as a parent or a bridge that exists.
