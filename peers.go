@@ -102,7 +102,6 @@ func (c *Controller) withdrawPublished(ctx context.Context, n netdriver.Network,
 // the host does not use it any more.
 func (c *Controller) watchNetwork(ctx context.Context, sh *sharing) {
 	ctx, cancel := context.WithCancel(ctx)
-	c.recallPeers(ctx, sh)
 	c.work.Go(func() {
 		defer cancel()
 		select {

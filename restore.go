@@ -75,7 +75,7 @@ func (c *Controller) restoreNetworks(ctx context.Context, seen *observation) ([]
 			continue
 		}
 		if n.Scope == netdriver.Global { // in the background: what hosts share is not waited for
-			c.sharing(n.ID)
+			c.recallPeers(ctx, c.sharing(n.ID))
 			continue
 		}
 		if err := c.replaySubnets(ctx, n); err != nil {
