@@ -332,18 +332,31 @@ func TestChurnWithKills(t *testing.T) {
 	d := newVictim(t, host)
 	d.serve()
 	d.must(d.CreateNetwork(t.Context(), api.NetworkSpec{Name: "blue", EnableIPv6: true}))
-	var done, failed atomic.Int64
+	var begun, failed atomic.Int64
+	due := make([]chan struct{}, *kills) // closed when it is time for the next kill
+	for n := range due {
+		due[n] = make(chan struct{})
+	}
 	lives := &lives{next: make(chan struct{})}
 	var work sync.WaitGroup
 	for n := range callers {
 		work.Go(func() {
-			for i := 0; done.Add(1) <= int64(*cycles); i++ {
+			for i := 0; ; i++ {
+				now := begun.Add(1)
+				for n, kill := range due {
+					if now == int64(*cycles*(n+1)/(*kills+1)+1) {
+						close(kill)
+					}
+				}
+				if now > int64(*cycles) {
+					return
+				}
 				failed.Add(d.cycle(lives, fmt.Sprintf("c%d-%d", n, i), 9000+n))
 			}
 		})
 	}
-	for n := range *kills {
-		nstest.Eventually(t, "more cycles", func() bool { return done.Load() > int64(*cycles*(n+1)/(*kills+1)) })
+	for _, kill := range due {
+		<-kill
 		select { // at a moment that no two runs share
 		case <-time.After(time.Duration(rand.IntN(20)) * time.Millisecond):
 		case <-t.Context().Done():
