@@ -239,12 +239,21 @@ func (a *apply) mend(ctx context.Context, i int, e *nlmsg.Error) error {
 			return err
 		}
 		return a.redo(ctx, i)
+	case op == sandbox.AddLink && e.Errno == unix.EXFULL && !a.retried[i]: // links given up count until they are gone
+		a.retry(i)
+		if err := a.ns.p.reaper.wait(ctx); err != nil {
+			return err
+		}
+		return a.redo(ctx, i)
 	case op == sandbox.AddRoute || op == sandbox.AddRule || op == sandbox.AddAddr:
 		if e.Errno == unix.EEXIST {
 			return nil
 		}
 	case isDelete(op) && isAbsent(e):
 		return nil
+	case op == sandbox.DelLink && !a.retried[i]:
+		a.retry(i)
+		return a.redo(ctx, i)
 	}
 	return e
 }

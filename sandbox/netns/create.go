@@ -74,7 +74,7 @@ func (p *Provider) create(ctx context.Context, id string) (*Namespace, error) {
 		}
 	}
 	if err := os.Symlink(filepath.Join("..", mounts, filepath.Base(s.mount)), path); err != nil {
-		p.reaper.unmount(s.mount)
+		p.reaper.remove("", s.mount)
 		if err := errors.Join(err, s.first.close()); !errors.Is(err, fs.ErrExist) {
 			return nil, err
 		}
@@ -181,7 +181,7 @@ func (p *Provider) remove(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	p.reaper.unmount(filepath.Join(p.mounts, filepath.Base(mount)))
+	p.reaper.remove(path, filepath.Join(p.mounts, filepath.Base(mount)))
 	return nil
 }
 
@@ -217,7 +217,7 @@ func (p *Provider) sweep() error {
 	}
 	for _, e := range entries {
 		if !named[e.Name()] {
-			p.reaper.unmount(filepath.Join(p.mounts, e.Name()))
+			p.reaper.remove("", filepath.Join(p.mounts, e.Name()))
 		}
 	}
 	return nil

@@ -35,6 +35,13 @@ func rawLink(b *nlmsg.Batch, index, flags, change uint32) {
 	b.Raw(h[:]...)
 }
 
+// rawBridgePort writes a struct ifinfomsg about a port of a bridge.
+func rawBridgePort(b *nlmsg.Batch, index uint32) {
+	h := [ifiLen]byte{unix.AF_BRIDGE}
+	binary.NativeEndian.PutUint32(h[4:], index)
+	b.Raw(h[:]...)
+}
+
 // setLink changes a link. The address it was given with its MAC changes with it.
 func (a *apply) setLink(ctx context.Context, l, have sandbox.Link) error {
 	if err := a.configure(ctx, l, have); err != nil {

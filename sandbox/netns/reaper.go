@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/sealane/sealane/internal/nlmsg"
 	"golang.org/x/sys/unix"
@@ -13,6 +15,13 @@ import (
 
 // groupLimit is how many links are deleted by one message: the kernel holds its one lock for all of them, 5 ms for 50.
 const groupLimit = 32
+
+// A namespace that ends takes its links with it, and the kernel ends many at a time: that is the cheapest. So a link into a namespace of
+// ours is left until it is clear whether the namespace goes too, and if it does, until the kernel had time for it.
+const (
+	doubt    = 10 * time.Millisecond
+	patience = time.Second // after which somebody else must be inside
+)
 
 // reaper deletes in the background what takes the kernel a grace period (15 ms): links that were given up, by group, and mounts of
 // namespaces that were removed. One goroutine does it all; what gathers while it waits is done together.
@@ -25,8 +34,9 @@ type reaper struct {
 	members int
 	links   []grave
 	mounts  []string
-	asked   uint64 // jobs so far, and how many of them are done
+	asked   uint64 // jobs so far, and up to which all are done
 	done    uint64
+	waited  bool          // for: nothing may be left until later
 	changed chan struct{} // closed and replaced when done grows
 	failed  error         // of the jobs since the last wait
 	wake    chan struct{}
@@ -34,8 +44,15 @@ type reaper struct {
 	stopped chan struct{}
 }
 
-// grave is a group of links given up in the namespace whose file is space, "" the host's.
+// grave is where a link was given up.
 type grave struct {
+	plot
+	into string    // the namespace of ours that its other end is in; "" none
+	due  time.Time // when it is to be deleted
+}
+
+// plot is a group of links given up in the namespace whose file is space, "" the host's.
+type plot struct {
 	space string
 	group uint32
 }
@@ -62,19 +79,26 @@ func (r *reaper) bury(graves ...grave) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, g := range graves {
-		if n := len(r.links); n == 0 || r.links[n-1] != g {
-			r.links = append(r.links, g)
-			r.asked++
+		g.due = time.Now()
+		if g.into != "" {
+			g.due = g.due.Add(doubt)
 		}
+		r.links = append(r.links, g)
+		r.asked++
 	}
 	r.prod()
 }
 
-// unmount has a mount removed, with its file.
-func (r *reaper) unmount(path string) {
+// remove has a namespace of ours end: its mount is removed, with its file.
+func (r *reaper) remove(key, mount string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.mounts = append(r.mounts, path)
+	for i, g := range r.links {
+		if g.into == key && key != "" {
+			r.links[i].due = time.Now().Add(patience)
+		}
+	}
+	r.mounts = append(r.mounts, mount)
 	r.asked++
 	r.prod()
 }
@@ -91,6 +115,8 @@ func (r *reaper) wait(ctx context.Context) error {
 	r.mu.Lock()
 	until := r.asked
 	for r.done < until {
+		r.waited = true
+		r.prod()
 		changed := r.changed
 		r.mu.Unlock()
 		select {
@@ -114,52 +140,86 @@ func (r *reaper) close() {
 
 func (r *reaper) run() {
 	defer close(r.stopped)
+	later := time.NewTimer(0)
+	defer later.Stop()
 	for stopping := false; !stopping; {
 		select {
 		case <-r.wake:
+		case <-later.C:
 		case <-r.stop:
 			stopping = true
 		}
-		for r.work() {
+		for r.work(stopping) {
+		}
+		if due, any := r.next(); any {
+			later.Reset(time.Until(due))
 		}
 	}
 }
 
-// work does what has gathered and says whether there was anything.
-func (r *reaper) work() bool {
+// next is when the first of the links that are left is due.
+func (r *reaper) next() (due time.Time, any bool) {
 	r.mu.Lock()
-	links, mounts, asked := r.links, r.mounts, r.asked
-	r.links, r.mounts = nil, nil
-	if len(links) > 0 { // what is given up from now on is for the next message
+	defer r.mu.Unlock()
+	for _, g := range r.links {
+		if !any || g.due.Before(due) {
+			due, any = g.due, true
+		}
+	}
+	return due, any
+}
+
+// work does what is due and says whether there was anything.
+func (r *reaper) work(everything bool) bool {
+	r.mu.Lock()
+	plots := r.dig(everything || r.waited)
+	mounts, asked, all := r.mounts, r.asked, len(r.links) == 0
+	r.mounts, r.waited = nil, false
+	if len(plots) > 0 { // what is given up from now on is for the next message
 		r.round, r.members = r.round+1, 0
 	}
 	r.mu.Unlock()
-	if len(links)+len(mounts) == 0 {
+	if len(plots)+len(mounts) == 0 {
 		return false
 	}
 	var errs []error
 	for _, path := range mounts {
 		errs = append(errs, unmount(path))
 	}
-	for _, g := range links {
-		errs = append(errs, r.delete(g))
+	for _, p := range plots {
+		errs = append(errs, r.delete(p))
 	}
-	r.report(asked, errors.Join(errs...))
+	r.report(asked, all, errors.Join(errs...))
 	return true
 }
 
-// report says that all that was asked for by then is done. It was not done in the order of asking, so that no part of it counts alone.
-func (r *reaper) report(asked uint64, err error) {
+// dig takes the links that are due, or all, and gives the groups to be deleted. r.mu is held.
+func (r *reaper) dig(everything bool) []plot {
+	var plots []plot
+	for _, g := range r.links {
+		if (everything || !g.due.After(time.Now())) && !slices.Contains(plots, g.plot) {
+			plots = append(plots, g.plot)
+		}
+	}
+	r.links = slices.DeleteFunc(r.links, func(g grave) bool { return slices.Contains(plots, g.plot) })
+	return plots
+}
+
+// report says that what was asked for by then is done, if nothing of it was left. It was not done in the order of asking, so that no part
+// of it counts alone.
+func (r *reaper) report(asked uint64, all bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.done = asked
 	r.failed = errors.Join(r.failed, err)
+	if all {
+		r.done = asked
+	}
 	close(r.changed)
 	r.changed = make(chan struct{})
 }
 
 // delete deletes the links of one group. A namespace that is gone took them with it.
-func (r *reaper) delete(g grave) error {
+func (r *reaper) delete(g plot) error {
 	s := r.host
 	if g.space != "" {
 		var err error
@@ -188,11 +248,9 @@ func (p *Provider) exhume() error {
 	if err != nil {
 		return err
 	}
-	found := map[grave]bool{}
 	for _, l := range links {
-		if g := (grave{group: l.group}); p.groups.isDead(l.group) && !found[g] {
-			found[g] = true
-			p.reaper.bury(g)
+		if p.groups.isDead(l.group) {
+			p.reaper.bury(grave{plot: plot{group: l.group}})
 		}
 	}
 	return nil

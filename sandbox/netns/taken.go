@@ -37,7 +37,7 @@ func (a *apply) clear(ctx context.Context, l sandbox.Link) (again bool, err erro
 	case l.Bridge != nil && there.kind == "bridge":
 		return false, nil
 	default:
-		a.giveUp(l.Name)
+		a.giveUp(l)
 		if err := a.flush(ctx); err != nil {
 			return false, err
 		}
