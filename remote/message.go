@@ -158,7 +158,7 @@ type (
 	// port is a published port, or with Proto and Port alone an exposed one. Proto is the number of the IP protocol.
 	port struct {
 		Proto       uint8
-		IP          string `json:",omitempty"`
+		IP          string
 		Port        uint16
 		HostIP      string
 		HostPort    uint16
