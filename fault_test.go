@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -22,7 +23,9 @@ import (
 	"github.com/sealane/sealane/firewall/firewalltest"
 	"github.com/sealane/sealane/ipam"
 	"github.com/sealane/sealane/ipam/pool"
+	"github.com/sealane/sealane/netdriver"
 	"github.com/sealane/sealane/netdriver/drivertest"
+	"github.com/sealane/sealane/remote"
 	"github.com/sealane/sealane/resolver/resolvertest"
 	"github.com/sealane/sealane/sandbox"
 	"github.com/sealane/sealane/sandbox/sandboxtest"
@@ -36,6 +39,7 @@ type machine struct {
 	kernel    *sandboxtest.Fake
 	walls     *firewalltest.Fake
 	acting    *drivertest.Acting
+	plugins   *remote.Plugins // has acting as the plugin "plugged"
 	names     *resolvertest.Fake
 	files     *resolvertest.Files
 	log       *slog.Logger
@@ -82,6 +86,40 @@ func newMachine(t *testing.T) *machine {
 	return m
 }
 
+// plug makes a plugin of the driver that acts: then it is called through HTTP.
+func (m *machine) plug() {
+	m.t.Helper()
+	dir, err := os.MkdirTemp("", "plugged")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	l, err := remote.Listen(dir+"/plugged.sock", 0)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	server := remote.NewServer(m.acting, nil, nil)
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(l) }()
+	m.plugins = remote.New(remote.Options{Sockets: dir})
+	m.t.Cleanup(func() {
+		m.plugins.Close()
+		l.Close()
+		<-ended
+		if err := errors.Join(server.Close(context.Background()), os.RemoveAll(dir)); err != nil {
+			m.t.Error(err)
+		}
+	})
+}
+
+// find is the machine's Options.Find.
+func (m *machine) find(ctx context.Context, name string) (netdriver.Driver, ipam.Driver, error) {
+	if m.plugins == nil {
+		return nil, nil, nil
+	}
+	d, _, err := m.plugins.Find(ctx, name)
+	return d, nil, err
+}
+
 func (m *machine) start() error {
 	addresses, err := pool.New(pool.Options{HostID: "test"})
 	if err != nil {
@@ -90,7 +128,7 @@ func (m *machine) start() error {
 	all := drivers.All()
 	all["acting"] = m.acting
 	o := sealane.Options{Run: touchy{m.run, m}, Root: touchy{m.root, m}, Spaces: m.kernel,
-		Firewalls: m.walls, Resolver: m.names, Files: m.files, Drivers: all, IPAM: map[string]ipam.Driver{"default": addresses}, Logger: m.log}
+		Firewalls: m.walls, Resolver: m.names, Files: m.files, Drivers: all, IPAM: map[string]ipam.Driver{"default": addresses}, Find: m.find, Logger: m.log}
 	if m.shared != nil {
 		m.shared.options(&o, addresses)
 	}
@@ -298,12 +336,16 @@ func call(o op, m *machine) (err error) {
 // life cycle. Then the world is as if nothing had failed, either before the call or after it, and calling again succeeds or says that all
 // is done.
 func TestFaultAtEveryTouch(t *testing.T) {
-	for _, test := range []struct{ name, driver, path string }{{"bridge", "bridge", ""}, {"acting", "acting", ""}, {"theirs", "bridge", theirs}} {
+	for _, test := range []struct{ name, driver, path string }{{"bridge", "bridge", ""}, {"acting", "acting", ""}, {"plugin", "plugged", ""}, {"theirs", "bridge", theirs}} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel() // most of it is waiting
 			ops := script(test.driver, test.path)
 			want := []string{}
 			touches := []int{}
 			m := newMachine(t)
+			if test.driver == "plugged" {
+				m.plug()
+			}
 			if err := m.start(); err != nil {
 				t.Fatal(err)
 			}
@@ -318,10 +360,14 @@ func TestFaultAtEveryTouch(t *testing.T) {
 			m.Close()
 			tried := 0
 			for i, o := range ops {
-				for at := 1; at <= touches[i]; at++ {
+				step := 1
+				if test.driver == "plugged" { // the same as acting, and each takes longer
+					step = 3
+				}
+				for at := 1 + i%step; at <= touches[i]; at += step {
 					for _, crash := range []bool{false, true} {
 						tried++
-						if !tryFault(t, ops, want, i, at, crash) {
+						if !tryFault(t, test.driver == "plugged", ops, want, i, at, crash) {
 							t.Errorf("%s: fault at touch %d of %d, crash %v", o.name, at, touches[i], crash)
 						}
 					}
@@ -332,8 +378,11 @@ func TestFaultAtEveryTouch(t *testing.T) {
 	}
 }
 
-func tryFault(t *testing.T, ops []op, want []string, i, at int, crash bool) (ok bool) {
+func tryFault(t *testing.T, plugged bool, ops []op, want []string, i, at int, crash bool) (ok bool) {
 	m := newMachine(t)
+	if plugged {
+		m.plug()
+	}
 	if err := m.start(); err != nil {
 		t.Fatal(err)
 	}

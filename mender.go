@@ -168,7 +168,7 @@ func (c *Controller) actsElsewhere(ctx context.Context, owner string) bool {
 
 // mendApart converges an owner in a goroutine of its own, until it is as wanted.
 func (c *Controller) mendApart(ctx context.Context, owner string) {
-	const soon, late = 100 * time.Millisecond, 10 * time.Second
+	const soon, late = 25 * time.Millisecond, 10 * time.Second
 	if !c.mender.begin(owner) {
 		return
 	}
