@@ -49,6 +49,11 @@ func (c *Client) Network(ctx context.Context, ref string) (Network, error) {
 	return get[Network](ctx, c, path("networks", ref), nil)
 }
 
+// NetworkEverywhere is Network with the endpoints of all hosts, where Network has those of the daemon's.
+func (c *Client) NetworkEverywhere(ctx context.Context, ref string) (Network, error) {
+	return get[Network](ctx, c, path("networks", ref).with("global", "true"), nil)
+}
+
 // CreateNetwork makes a network.
 func (c *Client) CreateNetwork(ctx context.Context, n NetworkSpec) (Created, error) {
 	return post[Created](ctx, c, path("networks", "create"), n)

@@ -73,6 +73,7 @@ type Container struct {
 	MacAddress  string
 	IPv4Address netip.Prefix
 	IPv6Address netip.Prefix
+	Host        string `json:",omitempty"` // id, of an endpoint on another host
 }
 
 // Peer is another host with endpoints on the network.

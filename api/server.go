@@ -26,7 +26,7 @@ const (
 
 // Options of NewServer.
 type Options struct {
-	Host    Host         // this machine, as GET /hosts tells it
+	Host    Host         // this machine, as GET /hosts tells it without a cluster store
 	Version Version      // as GET /version tells it
 	Logger  *slog.Logger // nil: nothing is logged
 }
@@ -99,6 +99,7 @@ type call struct {
 	ref     string // of the object named in the path
 	filters Filters
 	force   bool
+	global  bool // the endpoints of all hosts
 }
 
 // nothing is the body of requests that have none, and of replies with status 204; done that of replies with status 200, as Docker has it
@@ -164,6 +165,10 @@ func callOf(r *http.Request) (c call, err error) {
 		case "force":
 			if c.force, err = strconv.ParseBool(value); err != nil {
 				return c, fmt.Errorf("query force=%.40s: %w: want true or false", value, errdefs.ErrInvalidArgument)
+			}
+		case "global":
+			if c.global, err = strconv.ParseBool(value); err != nil {
+				return c, fmt.Errorf("query global=%.40s: %w: want true or false", value, errdefs.ErrInvalidArgument)
 			}
 		default:
 			return c, fmt.Errorf("query: %w: no parameter %.80q is known", errdefs.ErrInvalidArgument, key)

@@ -102,16 +102,50 @@ func (s *Server) resolved(ctx context.Context, f Filters) (Filters, error) {
 	return r, nil
 }
 
-func (s *Server) hosts(_ context.Context, c call, _ nothing) ([]Host, error) {
-	return choose(hostSelector(), c.filters, []Host{s.o.Host})
+func (s *Server) hosts(ctx context.Context, c call, _ nothing) ([]Host, error) {
+	all, err := s.allHosts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return choose(hostSelector(), c.filters, all)
 }
 
-func (s *Server) host(_ context.Context, c call, _ nothing) (Host, error) {
-	h := s.o.Host
-	if c.ref == h.Name || strings.HasPrefix(h.ID, c.ref) {
-		return h, nil
+// allHosts are those that share networks; without a cluster store this one.
+func (s *Server) allHosts(ctx context.Context) ([]Host, error) {
+	var all []Host
+	for h, err := range s.ctl.Hosts(ctx) {
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, Host{ID: h.ID, Name: h.Name, Address: textOf(h.Advertise), State: h.State})
 	}
-	return Host{}, fmt.Errorf("host %.80q: %w", c.ref, errdefs.ErrNotFound)
+	if len(all) == 0 {
+		return []Host{s.o.Host}, nil
+	}
+	return all, nil
+}
+
+func (s *Server) host(ctx context.Context, c call, _ nothing) (Host, error) {
+	all, err := s.allHosts(ctx)
+	if err != nil {
+		return Host{}, err
+	}
+	var found []Host
+	for _, match := range []func(Host) bool{
+		func(h Host) bool { return h.ID == c.ref }, func(h Host) bool { return h.Name == c.ref },
+		func(h Host) bool { return strings.HasPrefix(h.ID, c.ref) },
+	} {
+		if found = slices.DeleteFunc(slices.Clone(all), func(h Host) bool { return !match(h) }); len(found) > 0 {
+			break
+		}
+	}
+	switch len(found) {
+	case 0:
+		return Host{}, fmt.Errorf("host %.80q: %w", c.ref, errdefs.ErrNotFound)
+	case 1:
+		return found[0], nil
+	}
+	return Host{}, fmt.Errorf("host %.80q: %w: %d hosts match; give the id", c.ref, errdefs.ErrInvalidArgument, len(found))
 }
 
 func (s *Server) removeHost(ctx context.Context, c call, _ nothing) (nothing, error) {
@@ -119,5 +153,8 @@ func (s *Server) removeHost(ctx context.Context, c call, _ nothing) (nothing, er
 	if err != nil {
 		return nothing{}, err
 	}
-	return nothing{}, fmt.Errorf("host %s: %w: it is this one, which is alive", h.Name, errdefs.ErrFailedPrecondition)
+	if h.ID == s.o.Host.ID {
+		return nothing{}, fmt.Errorf("host %s: %w: it is this one, which is alive", h.Name, errdefs.ErrFailedPrecondition)
+	}
+	return nothing{}, s.ctl.RemoveHost(ctx, h.ID)
 }

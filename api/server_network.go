@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"github.com/containerd/errdefs"
@@ -89,7 +90,51 @@ func (s *Server) network(ctx context.Context, c call, _ nothing) (Network, error
 			n.Status.IPAM.Subnets[subnet] = Usage{u.InUse, u.Free}
 		}
 	}
+	if r.Scope == netdriver.Global {
+		if err := s.fillPeers(ctx, &n, c.global); err != nil {
+			return Network{}, err
+		}
+	}
 	return n, s.fillContainers(ctx, &n)
+}
+
+// fillPeers adds the hosts that have endpoints, and these if asked. With the cluster store away there is nobody to ask.
+func (s *Server) fillPeers(ctx context.Context, n *Network, endpoints bool) error {
+	addresses := map[string]Peer{}
+	for h, err := range s.ctl.Hosts(ctx) {
+		switch {
+		case errdefs.IsUnavailable(err) && !endpoints:
+			return nil
+		case err != nil:
+			return fmt.Errorf("peers of network %s: %w", n.Name, err)
+		}
+		addresses[h.ID] = Peer{Name: h.Name, IP: textOf(h.Advertise)}
+	}
+	peers := map[string]bool{}
+	for p, err := range s.ctl.Published(ctx, endpoint.NetworkID(n.ID)) {
+		if err != nil {
+			return fmt.Errorf("peers of network %s: %w", n.Name, err)
+		}
+		if known, is := addresses[p.Host]; is && !peers[p.Host] && p.Host != s.o.Host.ID {
+			peers[p.Host] = true
+			n.Peers = append(n.Peers, known)
+		}
+		if endpoints && p.Host != s.o.Host.ID {
+			c := Container{Name: p.Name, EndpointID: string(p.ID), MacAddress: p.MAC.String(), Host: p.Host}
+			c.IPv4Address, c.IPv6Address = families(p.Addresses)
+			n.Containers["ep-"+string(p.ID)] = c
+		}
+	}
+	slices.SortFunc(n.Peers, func(a, b Peer) int { return cmp.Compare(a.Name, b.Name) })
+	return nil
+}
+
+// textOf is an address; "" of none.
+func textOf(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
 }
 
 // fillContainers adds the endpoints. One that goes away meanwhile is left out.

@@ -24,6 +24,7 @@ import (
 	"github.com/sealane/sealane/drivers"
 	"github.com/sealane/sealane/firewall/nftables"
 	"github.com/sealane/sealane/ipam"
+	"github.com/sealane/sealane/ipam/block"
 	"github.com/sealane/sealane/ipam/null"
 	"github.com/sealane/sealane/ipam/pool"
 	"github.com/sealane/sealane/remote"
@@ -177,12 +178,18 @@ func randomID() string {
 }
 
 // openRooms opens what works on the kernel. It is here that a second daemon of one name in one network namespace is refused.
-func (d *daemon) openRooms(context.Context) error {
+func (d *daemon) openRooms(ctx context.Context) error {
 	pools, err := pool.New(pool.Options{HostID: d.host})
 	if err != nil {
 		return err
 	}
-	d.options.IPAM = map[string]ipam.Driver{"default": pools, "null": null.New()}
+	var addresses ipam.Driver = pools
+	if d.options.Cluster != nil {
+		if addresses, err = d.openCluster(ctx, pools); err != nil {
+			return err
+		}
+	}
+	d.options.IPAM = map[string]ipam.Driver{"default": addresses, "null": null.New()}
 	d.options.Drivers = drivers.All()
 	d.options.Instance = d.instance
 	d.options.Logger = d.log
@@ -209,6 +216,19 @@ func (d *daemon) openRooms(context.Context) error {
 	d.options.Spaces = spaces
 	d.options.Files = resolver.Directory{Path: sandboxFiles(d.run)}
 	return writeLine(d.instanceFile(), d.instance)
+}
+
+// openCluster says who this host is to the others, and returns what gives addresses of networks that they share.
+func (d *daemon) openCluster(ctx context.Context, pools ipam.Driver) (_ ipam.Driver, err error) {
+	d.options.Host = d.host
+	if d.options.Hostname, err = os.Hostname(); err != nil {
+		return nil, err
+	}
+	if d.options.Advertise, err = advertised(d.advertise, d.store); err != nil {
+		return nil, err
+	}
+	d.options.HostLost = d.hostLost
+	return block.New(ctx, block.Options{Pool: pools, Store: d.options.Cluster, Host: d.host})
 }
 
 // openController restores. When it returns what the records say is so.

@@ -13,12 +13,16 @@ import (
 )
 
 func (c *cli) networkCommand() *cobra.Command {
+	global := false
 	inspect := inspect(c, "inspect NETWORK...", "Show networks with all that is known of them", func(cmd *cobra.Command, ref string) (api.Network, error) {
 		ctx, d, done := c.daemon(cmd)
 		defer done()
+		if global {
+			return d.NetworkEverywhere(ctx, ref)
+		}
 		return d.Network(ctx, ref)
 	})
-	laterFlags(inspect.Flags(), nil, []string{"global"})
+	inspect.Flags().BoolVar(&global, "global", false, "show the endpoints of all hosts, not only of this one")
 	inspect.ValidArgsFunction = c.completeNetworks
 	return group(&cobra.Command{Use: "network", Short: "Make, show and remove networks"},
 		c.networkCreate(), c.networkList(), inspect, c.networkRemove(), c.networkPrune(), c.networkConnect(), c.networkDisconnect(), c.networkUpdate())

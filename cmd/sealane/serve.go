@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os/signal"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
@@ -15,15 +16,18 @@ import (
 
 // settings are the flags of serve.
 type settings struct {
-	run      string
-	root     string
-	store    string
-	firewall string
-	group    string
-	instance string
-	config   string
-	plugins  string
-	docker   bool
+	run   string
+	root  string
+	store string
+
+	advertise string
+	hostLost  time.Duration
+	firewall  string
+	group     string
+	instance  string
+	config    string
+	plugins   string
+	docker    bool
 }
 
 func (c *cli) serveCommand() *cobra.Command {
@@ -50,13 +54,15 @@ running when the daemon ends, and is taken over by the next one.`,
 	flags := cmd.Flags()
 	flags.StringVar(&s.root, "root", "/var/lib/sealane", "directory of what outlives the boot")
 	flags.StringVar(&s.store, "store", "bolt", "where networks that hosts share are kept: bolt (there are none)")
+	flags.StringVar(&s.advertise, "advertise", "", "address or interface where other hosts reach this one (where it reaches --store from)")
+	flags.DurationVar(&s.hostLost, "host-lost", 0, "free the endpoints of a host that was away for this long (0: never, \"sealane host rm\" does)")
 	flags.StringVar(&s.firewall, "firewall", "auto", "auto, nftables or none")
 	flags.StringVar(&s.group, "group", "", "group that may use the socket; its members are as good as root")
 	flags.StringVar(&s.instance, "instance", "", "name that marks what is ours in this network namespace (the one kept in --root, at first sealane)")
 	flags.StringVar(&s.plugins, "plugin-dir", "", "directory of Docker plugins' sockets and spec files (/run/docker/plugins, then /etc and /usr/lib/docker/plugins)")
 	flags.BoolVar(&s.docker, "docker", false, "be a plugin of the Docker engine on this host: docker network create -d sealane --ipam-driver sealane NAME")
 	flags.StringVar(&s.config, "config", "", "file of flags in TOML ("+configFile+")")
-	laterFlags(flags, []string{"store-ca", "store-cert", "store-key", "store-token-file", "store-user", "store-password-file", "advertise",
+	laterFlags(flags, []string{"store-ca", "store-cert", "store-key", "store-token-file", "store-user", "store-password-file",
 		"dns-listen", "metrics"}, []string{"docker-names"})
 	return cmd
 }
