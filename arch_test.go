@@ -45,6 +45,7 @@ var floors = map[string]int{
 	"ipam/null":         3,
 	"ipam/pool":         3,
 	"remote":            3,
+	"resolver/dns":      3,
 	"sandbox/netns":     3,
 
 	"drivers": 4,

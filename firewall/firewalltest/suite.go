@@ -449,7 +449,9 @@ func lastTurns(t *testing.T, f table) {
 
 // redirects: ports of an address are handed over, owner by owner, and what nobody can mean is refused. A room may have none.
 func redirects(t *testing.T, f table) {
-	to := func(to string, port uint16) firewall.Redirect { return firewall.Redirect{To: netip.MustParseAddrPort(to), Port: port} }
+	to := func(to string, port uint16) firewall.Redirect {
+		return firewall.Redirect{To: netip.MustParseAddrPort(to), Port: port}
+	}
 	one := firewall.Terms{Redirects: []firewall.Redirect{to("127.0.0.11:53", 40000)}}
 	moved := firewall.Terms{Redirects: []firewall.Redirect{to("127.0.0.11:53", 40001)}}
 	two := firewall.Terms{Redirects: []firewall.Redirect{to("127.0.0.12:53", 40000), to("127.0.0.12:5353", 40002)}}

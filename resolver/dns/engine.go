@@ -1,0 +1,192 @@
+package dns
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// engine waits for the sockets of all sandboxes. It takes what has come at one in a single system call and answers in another, at most
+// batch questions before others have their turn.
+type engine struct {
+	r       *Resolver
+	epoll   int
+	wake    int // an eventfd that ends the thread
+	done    chan struct{}
+	sockets map[int32]*box // by descriptor; guarded by the Resolver's lock
+
+	in, out [batch]datagram
+	heads   [2][batch]header
+	vectors [2][batch]unix.Iovec
+	from    [batch]unix.RawSockaddrAny
+}
+
+const (
+	batch  = 16
+	events = 64
+)
+
+// datagram is the room for one; answers of more than udpMax bytes go by TCP.
+type datagram [udpMax]byte
+
+// header is struct mmsghdr.
+type header struct {
+	unix.Msghdr
+	n uint32
+}
+
+func newEngine(r *Resolver) (*engine, error) {
+	e := &engine{r: r, done: make(chan struct{}), sockets: map[int32]*box{}}
+	var err error
+	if e.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return nil, err
+	}
+	if e.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err == nil {
+		err = e.listen(e.wake)
+	}
+	if err != nil {
+		return nil, errors.Join(err, closeAll([]int{e.epoll, e.wake}))
+	}
+	for i := range batch {
+		for way, p := range []*datagram{&e.in[i], &e.out[i]} {
+			e.vectors[way][i].Base = &p[0]
+			h := &e.heads[way][i]
+			h.Iov, h.Iovlen = &e.vectors[way][i], 1
+			h.Name = (*byte)(unsafe.Pointer(&e.from[i]))
+		}
+		e.vectors[0][i].SetLen(udpMax)
+	}
+	go e.run()
+	return e, nil
+}
+
+func (e *engine) listen(fd int) error {
+	return unix.EpollCtl(e.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)})
+}
+
+// add begins to answer at the sockets of a box. The lock is held.
+func (e *engine) add(b *box) error {
+	for _, fd := range []int{b.udp, b.tcp} {
+		if err := e.listen(fd); err != nil {
+			return fmt.Errorf("wait for a socket: %w", err)
+		}
+		e.sockets[int32(fd)] = b
+	}
+	return nil
+}
+
+// close ends the answers of a box. The lock is held, so nobody is answering.
+func (b *box) close(e *engine) error {
+	for _, fd := range []int{b.udp, b.tcp} {
+		delete(e.sockets, int32(fd))
+		// The Keeper may have the socket too: closing ours would not take it out of the set.
+		unix.EpollCtl(e.epoll, unix.EPOLL_CTL_DEL, fd, nil)
+	}
+	b.conns.closeAll()
+	err := closeAll([]int{b.udp, b.tcp})
+	b.udp, b.tcp = -1, -1
+	return err
+}
+
+// close ends the thread.
+func (e *engine) close() error {
+	_, err := unix.Write(e.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	if err != nil {
+		return os.NewSyscallError("write", err)
+	}
+	<-e.done
+	return closeAll([]int{e.epoll, e.wake})
+}
+
+func (e *engine) run() {
+	defer close(e.done)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var ready [events]unix.EpollEvent
+	for {
+		n, err := unix.EpollWait(e.epoll, ready[:], -1)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return // the set is ours and so is its descriptor: it cannot fail
+		}
+		for _, event := range ready[:max(n, 0)] {
+			if int(event.Fd) == e.wake {
+				return
+			}
+			e.serve(event.Fd)
+		}
+	}
+}
+
+// serve takes what has come at a socket. One that was closed meanwhile is not known any more, or is another with nothing to read.
+func (e *engine) serve(fd int32) {
+	e.r.mu.RLock()
+	defer e.r.mu.RUnlock()
+	b := e.sockets[fd]
+	switch {
+	case b == nil:
+	case int(fd) == b.tcp:
+		e.r.accept(b)
+	default:
+		e.datagrams(b)
+	}
+}
+
+// datagrams answers one batch; what is left is told again.
+func (e *engine) datagrams(b *box) {
+	for i := range batch {
+		e.heads[0][i].Namelen = unix.SizeofSockaddrAny
+	}
+	n := messages(unix.SYS_RECVMMSG, b.udp, e.heads[0][:], unix.MSG_DONTWAIT)
+	answers := 0
+	for i := range n {
+		p, name := e.in[i][:e.heads[0][i].n], e.heads[0][i].Namelen
+		size := e.r.quick(b, p, e.out[answers][:], false)
+		if size == 0 {
+			if size = e.r.slowly(b, p, e.out[answers][:], e.from[i], name); size == 0 {
+				continue
+			}
+		}
+		e.vectors[1][answers].SetLen(size)
+		h := &e.heads[1][answers]
+		h.Name, h.Namelen = (*byte)(unsafe.Pointer(&e.from[i])), name
+		answers++
+	}
+	for sent := 0; sent < answers; {
+		k := messages(unix.SYS_SENDMMSG, b.udp, e.heads[1][sent:answers], unix.MSG_DONTWAIT)
+		sent += max(k, 1) // an answer that cannot be sent is lost, as datagrams may be
+	}
+}
+
+// messages is recvmmsg(2) and sendmmsg(2).
+func messages(call uintptr, fd int, h []header, flags int) int {
+	n, _, errno := unix.Syscall6(call, uintptr(fd), uintptr(unsafe.Pointer(&h[0])), uintptr(len(h)), uintptr(flags), 0, 0)
+	if errno != 0 {
+		return 0
+	}
+	return int(n)
+}
+
+// send sends one datagram.
+func send(fd int, p []byte, to *unix.RawSockaddrAny, toLen uint32) {
+	v := unix.Iovec{Base: &p[0]}
+	v.SetLen(len(p))
+	h := []header{{Msghdr: unix.Msghdr{Name: (*byte)(unsafe.Pointer(to)), Namelen: toLen, Iov: &v, Iovlen: 1}}}
+	messages(unix.SYS_SENDMMSG, fd, h, unix.MSG_DONTWAIT)
+	runtime.KeepAlive(p)
+}
+
+// slowly answers what quick does not, now by its result or later. The lock is held.
+func (r *Resolver) slowly(b *box, p, out []byte, from unix.RawSockaddrAny, fromLen uint32) int {
+	m := r.answer(b, p, false, func(answer []byte) {
+		r.mu.RLock()
+		defer r.mu.RUnlock()
+		if b.udp >= 0 {
+			send(b.udp, answer, &from, fromLen)
+		}
+	})
+	return copy(out, m)
+}

@@ -1,0 +1,144 @@
+package dns
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/containerd/errdefs"
+	"github.com/sealane/sealane/internal/nsthread"
+	"github.com/sealane/sealane/resolver"
+	"github.com/sealane/sealane/sandbox"
+	"golang.org/x/sys/unix"
+)
+
+// open gives a sandbox its sockets: those that an earlier process left, else new ones.
+func (r *Resolver) open(ns sandbox.Namespace, id sandbox.ID) (*box, error) {
+	b := &box{cookie: ns.Cookie(), turn: &turn{}}
+	kept := r.takeKept(string(id))
+	if b.adopt(kept) {
+		return b, nil
+	}
+	err := closeAll(kept)
+	if err := nsthread.Do(ns.Key(), func() error { return b.listen(netip.AddrPortFrom(resolver.Address(), 0)) }); err != nil {
+		if errors.Is(err, unix.ENOENT) {
+			err = fmt.Errorf("%w: %w", errdefs.ErrNotFound, err)
+		}
+		return nil, err
+	}
+	if got, _ := cookieOf(b.udp); got != b.cookie {
+		return nil, errors.Join(fmt.Errorf("%w: %s leads to another namespace now", errdefs.ErrNotFound, ns.Key()), closeAll([]int{b.udp, b.tcp}))
+	}
+	if r.options.Keeper != nil {
+		err = r.options.Keeper.Keep(string(id), b.udp, b.tcp)
+	}
+	if err != nil {
+		return nil, errors.Join(err, closeAll([]int{b.udp, b.tcp}))
+	}
+	return b, nil
+}
+
+// adopt takes sockets over if they are a pair in the right namespace.
+func (b *box) adopt(fds []int) bool {
+	if len(fds) != 2 {
+		return false
+	}
+	for _, fd := range fds {
+		typ, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+		if c, _ := cookieOf(fd); err != nil || c != b.cookie {
+			return false
+		}
+		if typ == unix.SOCK_DGRAM {
+			b.udp = fd
+		} else {
+			b.tcp = fd
+		}
+	}
+	return b.udp != 0 && b.tcp != 0 && b.findPort() == nil
+}
+
+func (b *box) findPort() error {
+	local, err := unix.Getsockname(b.udp)
+	if err != nil {
+		return err
+	}
+	switch a := local.(type) {
+	case *unix.SockaddrInet4:
+		b.port = uint16(a.Port)
+	case *unix.SockaddrInet6:
+		b.port = uint16(a.Port)
+	}
+	return nil
+}
+
+// listen opens both sockets at one port; port 0: one that the kernel chooses for both.
+func (b *box) listen(at netip.AddrPort) error {
+	const tries = 16
+	var err error
+	for range tries {
+		if err = b.tryListen(at); !errors.Is(err, unix.EADDRINUSE) || at.Port() != 0 {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("listen at %s: %w", at, err)
+	}
+	return nil
+}
+
+func (b *box) tryListen(at netip.AddrPort) (err error) {
+	if b.udp, err = bound(at, unix.SOCK_DGRAM); err != nil {
+		return err
+	}
+	if err = b.findPort(); err == nil {
+		b.tcp, err = bound(netip.AddrPortFrom(at.Addr(), b.port), unix.SOCK_STREAM)
+	}
+	if err != nil {
+		return errors.Join(err, closeAll([]int{b.udp}))
+	}
+	return nil
+}
+
+// bound makes a socket that listens. The loopback of a namespace may still be down: its address is bound all the same.
+func bound(at netip.AddrPort, typ int) (int, error) {
+	const backlog = 128
+	family, to := unix.AF_INET, unix.Sockaddr(nil)
+	if a := at.Addr(); a.Is4() {
+		to = &unix.SockaddrInet4{Addr: a.As4(), Port: int(at.Port())}
+	} else {
+		family, to = unix.AF_INET6, &unix.SockaddrInet6{Addr: a.As16(), Port: int(at.Port())}
+	}
+	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, err
+	}
+	err = unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_FREEBIND, 1)
+	if err == nil && typ == unix.SOCK_STREAM { // connections that ended keep their port for a minute
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	}
+	if err == nil {
+		err = unix.Bind(fd, to)
+	}
+	if err == nil && typ == unix.SOCK_STREAM {
+		err = unix.Listen(fd, backlog)
+	}
+	if err != nil {
+		return -1, errors.Join(err, unix.Close(fd))
+	}
+	return fd, nil
+}
+
+func cookieOf(fd int) (uint64, error) {
+	const soNetnsCookie = 71 // SO_NETNS_COOKIE
+	return unix.GetsockoptUint64(fd, unix.SOL_SOCKET, soNetnsCookie)
+}
+
+func closeAll(fds []int) error {
+	var errs []error
+	for _, fd := range fds {
+		if fd > 0 {
+			errs = append(errs, unix.Close(fd))
+		}
+	}
+	return errors.Join(errs...)
+}
