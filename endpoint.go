@@ -429,11 +429,15 @@ func (e *endpointHandle) exit(ctx context.Context, n netdriver.Network, info end
 		}
 		return nil
 	}, nil)
-	if err != nil {
+	if e.c.computes(ctx, n.Driver) {
+		return err
+	}
+	if err != nil { // it may have left all the same
+		e.c.mender.later(endpointOwner(e.id), err)
 		return err
 	}
 	d, err := e.c.driver(ctx, n.Driver)
-	if err != nil || e.c.computes(ctx, n.Driver) {
+	if err != nil {
 		return err
 	}
 	info.Sandbox = ""
