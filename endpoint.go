@@ -438,11 +438,14 @@ func (e *endpointHandle) exit(ctx context.Context, n netdriver.Network, info end
 	}
 	d, err := e.c.driver(ctx, n.Driver)
 	if err != nil {
-		return err
+		e.c.mender.later(endpointOwner(e.id), err)
+		return nil
 	}
 	info.Sandbox = ""
-	_, err = e.c.drive(ctx, d, n, info)
-	return err
+	if _, err = e.c.drive(ctx, d, n, info); err != nil { // it has left; what its driver holds is converged until that lets go
+		e.c.mender.later(endpointOwner(e.id), err)
+	}
+	return nil
 }
 
 // records reads the endpoint and its network.
