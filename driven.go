@@ -52,6 +52,17 @@ func (c *Controller) driveGateway(ctx context.Context, n netdriver.Network, e en
 	return err
 }
 
+// stepDown tells the driver of a member that is its sandbox's gateway no more, unless somebody is busy with it. Then, and when that fails, it
+// is told in the background: converge saw to that.
+func (c *Controller) stepDown(ctx context.Context, m *member) {
+	if unlock, free := c.locks.try(endpointOwner(m.id)); free {
+		defer unlock()
+		if err := c.driveGateway(ctx, m.network, m.info); err != nil {
+			c.log.Warn("the driver of a former gateway was not told", "endpoint", m.id, "error", err)
+		}
+	}
+}
+
 // told says that a member's driver knows its role.
 func (m *member) told() bool {
 	return m.driven.Gateway == m.gateway && (!m.gateway || !m.driven.Publishes || slices.Equal(m.driven.Endpoint.Ports, m.info.Ports))

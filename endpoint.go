@@ -361,10 +361,12 @@ func (e *endpointHandle) enterSandbox(ctx context.Context, n netdriver.Network, 
 	if err != nil {
 		return err
 	}
+	var others []*member
 	err = e.c.converge(ctx, s.ID, func(v *content) error {
 		if !v.known || v.sandbox.Deleting {
 			return fmt.Errorf("%w: the sandbox is being deleted", errdefs.ErrFailedPrecondition)
 		}
+		others = slices.Clone(v.members)
 		m := v.member(info.ID)
 		if m == nil {
 			m = v.add(info, n)
@@ -374,6 +376,11 @@ func (e *endpointHandle) enterSandbox(ctx context.Context, n netdriver.Network, 
 	}, nil)
 	if err != nil || driven.Driver == "" {
 		return err
+	}
+	for _, m := range others {
+		if m.driven.Gateway && !m.gateway && m.id != info.ID { // the driver may let a port be of one endpoint only
+			e.c.stepDown(ctx, m)
+		}
 	}
 	return e.c.driveGateway(ctx, n, info)
 }

@@ -36,8 +36,35 @@ func (l *locks) shared(ctx context.Context, name string) (unlock func(), err err
 	return l.acquire(ctx, name, 1)
 }
 
+// try is exclusive that does not wait: false when somebody holds name.
+func (l *locks) try(name string) (unlock func(), free bool) {
+	k, err := l.enter(name, true)
+	if err != nil {
+		return nil, false
+	}
+	if !k.gate.TryAcquire(everyone) {
+		l.leave(name, k)
+		return nil, false
+	}
+	return l.release(name, k, everyone), true
+}
+
 func (l *locks) acquire(ctx context.Context, name string, weight int64) (unlock func(), err error) {
+	k, err := l.enter(name, weight == everyone)
+	if err != nil {
+		return nil, err
+	}
+	if err := k.gate.Acquire(ctx, weight); err != nil {
+		l.leave(name, k)
+		return nil, fmt.Errorf("%s: wait for other calls: %w", name, context.Cause(ctx))
+	}
+	return l.release(name, k, weight), nil
+}
+
+// enter counts a user of name in.
+func (l *locks) enter(name string, exclusive bool) (*lock, error) {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.held == nil {
 		l.held = map[string]*lock{}
 	}
@@ -46,20 +73,18 @@ func (l *locks) acquire(ctx context.Context, name string, weight int64) (unlock 
 		k = &lock{gate: semaphore.NewWeighted(everyone)}
 		l.held[name] = k
 	}
-	if weight == everyone && k.calling > 0 {
-		l.mu.Unlock()
+	if exclusive && k.calling > 0 {
 		return nil, fmt.Errorf("%s: %w: a driver is being called about it; try again when that is done", name, errdefs.ErrConflict)
 	}
 	k.users++
-	l.mu.Unlock()
-	if err := k.gate.Acquire(ctx, weight); err != nil {
-		l.leave(name, k)
-		return nil, fmt.Errorf("%s: wait for other calls: %w", name, context.Cause(ctx))
-	}
+	return k, nil
+}
+
+func (l *locks) release(name string, k *lock, weight int64) (unlock func()) {
 	return sync.OnceFunc(func() {
 		k.gate.Release(weight)
 		l.leave(name, k)
-	}), nil
+	})
 }
 
 func (l *locks) leave(name string, k *lock) {

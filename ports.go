@@ -222,6 +222,9 @@ func (c *Controller) reserveAny(ctx context.Context, v *content, m *member, want
 		got, held, rerr := c.reservePorts(ctx, b.Proto, at, b.HostPorts)
 		if rerr == nil {
 			b.HostPorts = got
+			if m.driven.Publishes { // its driver takes them
+				return b, held.Close()
+			}
 			c.ports.hold(v.id, reservation{b, at, held})
 			return b, nil
 		}
@@ -236,6 +239,10 @@ func (c *Controller) reserveAny(ctx context.Context, v *content, m *member, want
 // reserve makes sure that the socket of a given binding is there. One that is bound too narrowly, because another member was the gateway,
 // makes room for the one that is needed.
 func (c *Controller) reserve(ctx context.Context, v *content, m *member, b endpoint.PortBinding) error {
+	if m.driven.Publishes {
+		c.ports.drop(v.id, b)
+		return nil
+	}
 	at := c.reservedAt(ctx, v, m, b)
 	if c.ports.holds(v.id, b, at) {
 		return nil
@@ -267,18 +274,26 @@ func (c *Controller) reservedAt(ctx context.Context, v *content, m *member, b en
 func (p *ports) holds(id sandbox.ID, b endpoint.PortBinding, at netip.Addr) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for i, r := range p.held[id] {
-		if r.of != b {
-			continue
-		}
-		if r.covers(at) {
-			return true
-		}
-		r.Close()
-		p.held[id] = slices.Delete(p.held[id], i, i+1)
-		break
+	i := slices.IndexFunc(p.held[id], func(r reservation) bool { return r.of == b })
+	if i >= 0 && p.held[id][i].covers(at) {
+		return true
 	}
+	p.remove(id, i)
 	return false
+}
+
+// drop gives a reservation up.
+func (p *ports) drop(id sandbox.ID, b endpoint.PortBinding) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.remove(id, slices.IndexFunc(p.held[id], func(r reservation) bool { return r.of == b }))
+}
+
+func (p *ports) remove(id sandbox.ID, i int) {
+	if i >= 0 {
+		p.held[id][i].Close()
+		p.held[id] = slices.Delete(p.held[id], i, i+1)
+	}
 }
 
 func (p *ports) hold(id sandbox.ID, r reservation) {

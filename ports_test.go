@@ -3,6 +3,7 @@ package sealane_test
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -119,3 +120,84 @@ func TestPortsThatCannotBeChanged(t *testing.T) {
 type gone struct{ sandbox.Sandbox }
 
 func (gone) ID() sandbox.ID { return "gone" }
+
+// A driver that publishes ports itself is told which endpoint of a sandbox is its gateway, with its ports: the former one before the next,
+// since a host port is of one. It is told when ports change, and that an endpoint is no gateway before that leaves.
+func TestDriverThatPublishesIsTold(t *testing.T) {
+	ctx := t.Context()
+	m := newMachine(t)
+	m.acting.Publishes = true
+	if err := m.start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { m.Close() }()
+	var on []sealane.Network
+	for n, name := range []string{"blue", "red"} {
+		net, err := m.CreateNetwork(ctx, sealane.NetworkSpec{ID: endpoint.NetworkID(id(n + 1)), Name: name, Driver: "acting"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		on = append(on, net)
+	}
+	box, err := m.CreateSandbox(ctx, sandbox.Spec{ID: sandbox.ID(id(3)), Name: "box"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	publish := func(specs ...string) {
+		t.Helper()
+		err := m.ChangePorts(ctx, box.ID(), func(p *endpoint.Ports, _ []endpoint.PortBinding) error {
+			p.Publish = ports(t, specs...)
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	join := func(n int) endpoint.Endpoint {
+		t.Helper()
+		e, err := on[n].CreateEndpoint(ctx, endpoint.Spec{ID: endpoint.ID(id(n + 4)), Name: "box", Priority: n})
+		if err == nil {
+			err = e.Join(ctx, box)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	gateway := func(when string, want ...string) {
+		t.Helper()
+		m.idle()
+		var held []string
+		for _, line := range strings.Split(m.acting.Held(), "\n") {
+			if _, ports, is := strings.Cut(line, ", gateway "); is {
+				held = append(held, line[len("endpoint "):len("endpoint ")+2]+" "+ports)
+			}
+		}
+		if !slices.Equal(held, want) {
+			t.Fatalf("%s: the driver has the gateways %q, want %q", when, held, want)
+		}
+	}
+	publish("8080:80")
+	join(0)
+	gateway("one network", "04 [8080:80/tcp]")
+	red := join(1)
+	gateway("a better one", "05 [8080:80/tcp]")
+	publish("8080:80", "8081:80")
+	gateway("more ports", "05 [8080:80/tcp 8081:80/tcp]")
+	m.restart()
+	gateway("a restart", "05 [8080:80/tcp 8081:80/tcp]")
+	net, err := m.Network(ctx, "red")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if red, err = net.Endpoint(ctx, string(red.ID())); err != nil {
+		t.Fatal(err)
+	}
+	if err := red.Leave(ctx); err != nil {
+		t.Fatal(err)
+	}
+	gateway("the better one left", "04 [8080:80/tcp 8081:80/tcp]")
+	if terms := m.state(); strings.Contains(terms, "8080/tcp ->") {
+		t.Errorf("we publish them too:\n%s", terms)
+	}
+}

@@ -26,20 +26,27 @@ type Acting struct {
 	Fault func(op string) error
 	// Kernel, if not nil, gets the link of each join, which arrives in its host's namespace.
 	Kernel *sandboxtest.Fake
+	// Publishes has it publish the ports of gateways itself.
+	Publishes bool
 
 	mu        sync.Mutex
 	calls     []string
 	networks  map[endpoint.NetworkID]bool
 	endpoints map[endpoint.ID]endpoint.NetworkID
 	joined    map[endpoint.ID]bool
+	gateways  map[endpoint.ID][]endpoint.PortBinding // with the ports that it publishes of each
 }
 
 // NewActing is a driver that holds nothing.
 func NewActing() *Acting {
-	return &Acting{networks: map[endpoint.NetworkID]bool{}, endpoints: map[endpoint.ID]endpoint.NetworkID{}, joined: map[endpoint.ID]bool{}}
+	return &Acting{networks: map[endpoint.NetworkID]bool{}, endpoints: map[endpoint.ID]endpoint.NetworkID{}, joined: map[endpoint.ID]bool{},
+		gateways: map[endpoint.ID][]endpoint.PortBinding{}}
 }
 
-var _ netdriver.Driver = (*Acting)(nil)
+var (
+	_ netdriver.Driver            = (*Acting)(nil)
+	_ netdriver.ExternalConnector = (*Acting)(nil)
+)
 
 // Calls are the verbs that it was asked, in order, as Fault is told them.
 func (a *Acting) Calls() []string {
@@ -60,6 +67,9 @@ func (a *Acting) Held() string {
 		state := ""
 		if a.joined[id] {
 			state = " joined"
+		}
+		if ports, is := a.gateways[id]; is {
+			state += fmt.Sprintf(", gateway %v", ports)
 		}
 		lines = append(lines, fmt.Sprintf("endpoint %s of %s%s\n", id, network, state))
 	}
@@ -94,7 +104,7 @@ func (a *Acting) verb(ctx context.Context, op string, do func() error) error {
 
 // Capability implements netdriver.Driver. It is no verb: nothing is remembered.
 func (a *Acting) Capability(context.Context) (netdriver.Capability, error) {
-	return netdriver.Capability{Type: "acting", Scope: netdriver.Local, Connectivity: netdriver.Local}, nil
+	return netdriver.Capability{Type: "acting", Scope: netdriver.Local, Connectivity: netdriver.Local, Publishes: a.Publishes}, nil
 }
 
 // CreateNetwork implements netdriver.Driver. The option "bad" is InvalidArgument.
@@ -175,9 +185,41 @@ func (a *Acting) Join(ctx context.Context, in netdriver.Input, e endpoint.Info) 
 	return netdriver.Plan{Attachment: &attachment}, nil
 }
 
-// Leave implements netdriver.Driver.
+// ProgramExternalConnectivity implements netdriver.ExternalConnector. FailedPrecondition for an endpoint that is not joined, and for one that
+// is a gateway with other ports; AlreadyExists, when it publishes them itself, for a host port that another one has.
+func (a *Acting) ProgramExternalConnectivity(ctx context.Context, n netdriver.Network, e endpoint.Info) error {
+	return a.verb(ctx, "program "+string(e.ID), func() error {
+		has, is := a.gateways[e.ID]
+		if !a.joined[e.ID] || is && !slices.Equal(has, e.Ports) {
+			return fmt.Errorf("it is not joined, or has other ports: %w", errdefs.ErrFailedPrecondition)
+		}
+		for other, ports := range a.gateways {
+			for _, b := range ports {
+				same := func(p endpoint.PortBinding) bool { return p.HostPorts == b.HostPorts && p.Proto == b.Proto }
+				if a.Publishes && other != e.ID && slices.ContainsFunc(e.Ports, same) {
+					return fmt.Errorf("port %s is of endpoint %s: %w", b, other, errdefs.ErrAlreadyExists)
+				}
+			}
+		}
+		a.gateways[e.ID] = slices.Clone(e.Ports)
+		return nil
+	})
+}
+
+// RevokeExternalConnectivity implements netdriver.ExternalConnector.
+func (a *Acting) RevokeExternalConnectivity(ctx context.Context, n netdriver.Network, e endpoint.Info) error {
+	return a.verb(ctx, "revoke "+string(e.ID), func() error {
+		delete(a.gateways, e.ID)
+		return nil
+	})
+}
+
+// Leave implements netdriver.Driver. FailedPrecondition while it is a gateway.
 func (a *Acting) Leave(ctx context.Context, n netdriver.Network, e endpoint.Info) error {
 	return a.verb(ctx, "leave "+string(e.ID), func() error {
+		if _, is := a.gateways[e.ID]; is {
+			return fmt.Errorf("it is a gateway: %w", errdefs.ErrFailedPrecondition)
+		}
 		delete(a.joined, e.ID)
 		if a.Kernel == nil {
 			return nil
