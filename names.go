@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/containerd/errdefs"
 	"github.com/sealane/sealane/endpoint"
 	"github.com/sealane/sealane/firewall"
 	"github.com/sealane/sealane/netdriver"
@@ -19,6 +20,28 @@ import (
 
 // Names are part of converging a sandbox: withdrawn before what they lead to goes, told when what they lead to is there. The resolver and
 // the files are told what is wanted, whole, and find out themselves what is new.
+
+// optionDNS is a network's option that names the servers which its sandboxes ask: see resolver.ParseUpstreams.
+const optionDNS = optionPrefix + "dns"
+
+// optionPrefix begins the options that are the Controller's and no driver's.
+const optionPrefix = "sealane."
+
+// checkOptions refuses options of ours that do not exist or mean nothing.
+func checkOptions(options map[string]string) error {
+	for key, value := range options {
+		if !strings.HasPrefix(key, optionPrefix) {
+			continue
+		}
+		if key != optionDNS {
+			return fmt.Errorf("%w: option %.80s: of this name there is %s", errdefs.ErrInvalidArgument, key, optionDNS)
+		}
+		if _, err := resolver.ParseUpstreams(value); err != nil {
+			return fmt.Errorf("option %s: %w", key, err)
+		}
+	}
+	return nil
+}
 
 // redirects remembers which were last applied in which sandbox. Where it does not know, the sandbox is looked at.
 type redirects struct {
@@ -129,11 +152,16 @@ func (c *Controller) leaveSandbox(ctx context.Context, v *content, had bool) err
 
 // name tells the names of who is there, and lets the sandbox see those of its networks.
 func (c *Controller) name(ctx context.Context, v *content, look bool) error {
-	if v.sandbox.Unknown && !v.sandbox.Deleting || !v.renames(look) {
+	if v.sandbox.Unknown && !v.sandbox.Deleting {
 		return nil
 	}
-	if err := c.writeFiles(ctx, v); err != nil || !c.resolves() || v.sandbox.Deleting {
-		return err
+	if v.renames(look) {
+		if err := c.writeFiles(ctx, v); err != nil {
+			return err
+		}
+	}
+	if !c.resolves() || v.sandbox.Deleting {
+		return nil
 	}
 	wanted := v.ranked(func(m *member) bool { return m.wanted(v) && c.named(m) })
 	if len(wanted) > 0 && v.enterable() {
@@ -180,10 +208,29 @@ func (v *content) view(wanted []*member) resolver.View {
 			}
 		}
 	}
-	for _, a := range v.sandbox.Spec.Names.DNS {
-		view.Upstreams = append(view.Upstreams, resolver.Upstream{Server: netip.AddrPortFrom(a, 0)})
-	}
+	view.Upstreams = v.upstreams(wanted)
 	return view
+}
+
+// upstreams are the sandbox's own servers, and those of its networks: for what the sandbox has servers of its own for, theirs are not asked.
+func (v *content) upstreams(wanted []*member) []resolver.Upstream {
+	var all []resolver.Upstream
+	for _, a := range v.sandbox.Spec.Names.DNS {
+		all = append(all, resolver.Upstream{Server: netip.AddrPortFrom(a, 0)})
+	}
+	own := len(all) > 0
+	for _, m := range wanted {
+		of, err := resolver.ParseUpstreams(m.network.Options[optionDNS])
+		if err != nil {
+			continue // checked when the network was made
+		}
+		for _, u := range of {
+			if !own || len(u.Domains) > 0 {
+				all = append(all, u)
+			}
+		}
+	}
+	return all
 }
 
 // redirect makes a sandbox's firewall lead to the resolver, or not any more. What an earlier call applied is known, or looked for where
@@ -373,11 +420,11 @@ func (c *Controller) resolvConf(host resolver.ResolvConf, v *content, stay []*me
 	case v.sandbox.Spec.Namespace.Host:
 	case slices.ContainsFunc(stay, c.named):
 		conf = conf.Embedded()
-		asked := "the host's servers"
+		asked := "those of its networks or the host's"
 		if len(own.DNS) > 0 {
 			asked = strings.Trim(fmt.Sprint(own.DNS), "[]")
 		}
-		comments = append(comments, "The resolver knows the names of the sandbox's networks, and asks "+asked+" for others.")
+		comments = append(comments, "This is the resolver, which knows the names of the sandbox's networks. Other servers it asks: "+asked+".")
 	case len(own.DNS) == 0:
 		conf = conf.Direct(slices.ContainsFunc(stay, func(m *member) bool { return hasFamily(m.info.Addresses, true) }))
 	}

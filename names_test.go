@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sealane/sealane"
@@ -175,6 +176,8 @@ func TestView(t *testing.T) {
 	green := m.made(sealane.NetworkSpec{Name: "green", IPv6: true})
 	inner := m.made(sealane.NetworkSpec{Name: "inner", Internal: true})
 	plain := m.made(sealane.NetworkSpec{Name: "plain", NoNames: true})
+	split := m.made(sealane.NetworkSpec{Name: "split", Options: map[string]string{"sealane.dns": "192.0.2.1,corp.example=192.0.2.2:5353"}})
+	general, corp := resolver.Upstream{Server: netip.MustParseAddrPort("192.0.2.1:0")}, resolver.Upstream{Server: netip.MustParseAddrPort("192.0.2.2:5353"), Domains: []string{"corp.example"}}
 	zones := func(all ...sealane.Network) (ids []endpoint.NetworkID) {
 		for _, n := range all {
 			ids = append(ids, n.ID())
@@ -187,12 +190,15 @@ func TestView(t *testing.T) {
 		on    []sealane.Network
 		want  resolver.View
 	}{
-		"one":         {on: nets(blue), want: resolver.View{Zones: zones(blue), Forward: true, NoIPv6: true}},
-		"in-order":    {on: nets(inner, green, blue), want: resolver.View{Zones: zones(blue, green, inner), Forward: true}},
-		"internal":    {on: nets(inner), want: resolver.View{Zones: zones(inner), NoIPv6: true}},
-		"beside":      {on: nets(inner, plain), want: resolver.View{Zones: zones(inner), NoIPv6: true, Forward: true}},
-		"link":        {spec: endpoint.Spec{Links: map[string]string{"db": "store"}}, on: nets(blue), want: resolver.View{Zones: zones(blue), Private: map[string]string{"db": "store"}, Forward: true, NoIPv6: true}},
-		"own-servers": {names: sandbox.Names{DNS: []netip.Addr{addr("192.0.2.7")}}, on: nets(inner), want: resolver.View{Zones: zones(inner), NoIPv6: true, Upstreams: []resolver.Upstream{{Server: netip.AddrPortFrom(addr("192.0.2.7"), 0)}}}},
+		"one":              {on: nets(blue), want: resolver.View{Zones: zones(blue), Forward: true, NoIPv6: true}},
+		"in-order":         {on: nets(inner, green, blue), want: resolver.View{Zones: zones(blue, green, inner), Forward: true}},
+		"internal":         {on: nets(inner), want: resolver.View{Zones: zones(inner), NoIPv6: true}},
+		"beside":           {on: nets(inner, plain), want: resolver.View{Zones: zones(inner), NoIPv6: true, Forward: true}},
+		"link":             {spec: endpoint.Spec{Links: map[string]string{"db": "store"}}, on: nets(blue), want: resolver.View{Zones: zones(blue), Private: map[string]string{"db": "store"}, Forward: true, NoIPv6: true}},
+		"own-servers":      {names: sandbox.Names{DNS: []netip.Addr{addr("192.0.2.7")}}, on: nets(inner), want: resolver.View{Zones: zones(inner), NoIPv6: true, Upstreams: []resolver.Upstream{{Server: netip.AddrPortFrom(addr("192.0.2.7"), 0)}}}},
+		"networks-servers": {on: nets(split), want: resolver.View{Zones: zones(split), NoIPv6: true, Forward: true, Upstreams: []resolver.Upstream{general, corp}}},
+		"both": {names: sandbox.Names{DNS: []netip.Addr{addr("192.0.2.7")}}, on: nets(split), want: resolver.View{Zones: zones(split), NoIPv6: true, Forward: true,
+			Upstreams: []resolver.Upstream{{Server: netip.AddrPortFrom(addr("192.0.2.7"), 0)}, corp}}},
 	} {
 		box, _ := m.boxed(sandbox.Spec{Name: name, Names: test.names}, test.spec, test.on...)
 		test.want.Sandbox = box.ID()
@@ -395,4 +401,30 @@ func TestRecreatesOfAName(t *testing.T) {
 	close(done)
 	all.Wait()
 	t.Logf("%d re-creates, %d questions", *recreates, asked.Load())
+}
+
+// The servers of a network change while sandboxes are on it.
+func TestServersOfANetworkChange(t *testing.T) {
+	m, ctx := started(t), t.Context()
+	blue := m.made(sealane.NetworkSpec{Name: "blue"})
+	box, _ := m.boxed(sandbox.Spec{Name: "web"}, endpoint.Spec{}, blue)
+	set := func(value string) error {
+		return blue.Update(ctx, func(s *sealane.NetworkSpec) error {
+			s.Options = map[string]string{"sealane.dns": value}
+			return nil
+		})
+	}
+	if err := set("192.0.2.1"); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.view(box).Upstreams; len(got) != 1 || got[0].Server.Addr() != addr("192.0.2.1") {
+		t.Errorf("asked are %v", got)
+	}
+	if err := set("nowhere"); !errdefs.IsInvalidArgument(err) {
+		t.Error(err)
+	}
+	_, err := m.CreateNetwork(ctx, sealane.NetworkSpec{Name: "red", Options: map[string]string{"sealane.nds": "192.0.2.1"}})
+	if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "sealane.dns") {
+		t.Error(err)
+	}
 }

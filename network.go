@@ -135,7 +135,7 @@ func (c *Controller) newNetwork(ctx context.Context, s *NetworkSpec) (n netdrive
 	if s.Driver == "" {
 		s.Driver = defaultDriver
 	}
-	if err = together(checkName(s.Name), checkID(string(s.ID)), checkIPAM(s)); err != nil {
+	if err = together(checkName(s.Name), checkID(string(s.ID)), checkIPAM(s), checkOptions(s.Options)); err != nil {
 		return n, nil, err
 	}
 	if d, err = c.driver(ctx, s.Driver); err != nil {
@@ -396,7 +396,7 @@ func (n *network) update(ctx context.Context, from netdriver.Network, change fun
 	if err != nil {
 		return err
 	}
-	if err := checkChange(d, from, to); err != nil {
+	if err := together(checkOptions(to.Options), checkChange(d, from, to)); err != nil {
 		return err
 	}
 	to.Version++

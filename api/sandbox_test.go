@@ -59,6 +59,13 @@ func TestSandboxCreateIsAllOrNothing(t *testing.T) {
 		{"IPv6 for IPv4", SandboxSpec{Networks: []NetworkJoin{{"blue", at("fd00::1")}}}, "InvalidArgument"},
 		{"an option of nobody", SandboxSpec{Networks: []NetworkJoin{{"blue", EndpointConfig{DriverOpts: map[string]string{"com.docker.network.endpoint.x": ""}}}}}, "InvalidArgument"},
 		{"exposed to the host", SandboxSpec{Expose: []string{"80:80"}}, "InvalidArgument"},
+		{"a hostname with a newline", SandboxSpec{Hostname: "a\nb"}, "InvalidArgument"},
+		{"a line of hosts with a newline", SandboxSpec{ExtraHosts: []string{"a:192.0.2.1\n10.9.9.9 bank"}}, "InvalidArgument"},
+		{"a search domain with a newline", SandboxSpec{DNSSearch: []string{"a\nnameserver 192.0.2.66"}}, "InvalidArgument"},
+		{"a link to nobody", SandboxSpec{Links: []string{"nobody"}}, "NotFound"},
+		{"an alias for two", SandboxSpec{Networks: []NetworkJoin{{Network: "blue"}}, Links: []string{"one:a", "two:a"}}, "InvalidArgument"},
+		{"names of one that shares", SandboxSpec{Join: "one", DNSOptions: []string{"rotate"}}, "InvalidArgument"},
+		{"links of one that shares", SandboxSpec{Join: "one", Links: []string{"one"}}, "InvalidArgument"},
 	} {
 		before := must[[]Endpoint](t)(d.Endpoints(ctx, nil))
 		_, err := d.CreateSandbox(ctx, test.spec)
@@ -266,5 +273,34 @@ func TestPublishAtOnce(t *testing.T) {
 	}
 	if left := must[Sandbox](t)(d.Sandbox(ctx, "web")).Ports; len(left) > 0 {
 		t.Errorf("ports are left: %v", left)
+	}
+}
+
+// What is asked of names reaches the record; who shares a namespace is called as the other.
+func TestSandboxNames(t *testing.T) {
+	d, ctx := start(t), t.Context()
+	d.network(t, NetworkSpec{Name: "blue"})
+	id := d.sandbox(t, SandboxSpec{Name: "web", Hostname: "box", Domainname: "example.org", Links: []string{"db:store"},
+		Networks: []NetworkJoin{{"blue", EndpointConfig{Aliases: []string{"*.apps"}, Links: []string{"later"}}}}})
+	s := must[Sandbox](t)(d.Sandbox(ctx, "web"))
+	on := s.Networks["blue"]
+	if diff := cmp.Diff([]string{"web", "*.apps", id[:12], "box"}, on.DNSNames); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"later:later", "db:store"}, on.Links); diff != "" || len(s.Env) > 0 {
+		t.Error(diff, s.Env)
+	}
+	d.sandbox(t, SandboxSpec{Name: "side", Join: "web"})
+	if side := must[Sandbox](t)(d.Sandbox(ctx, "side")); side.Join != id || side.Hostname != "box" || side.Domainname != "example.org" {
+		t.Errorf("%+v", side)
+	}
+	plain := d.sandbox(t, SandboxSpec{Name: "plain"})
+	if p := must[Sandbox](t)(d.Sandbox(ctx, "plain")); p.Hostname != plain[:12] || len(p.Networks["bridge"].DNSNames) > 0 {
+		t.Errorf("%+v", p)
+	}
+	d.sandbox(t, SandboxSpec{Name: "linked", Links: []string{"plain:p"}})
+	want := []string{"P_NAME=/linked/p"}
+	if diff := cmp.Diff(want, must[Sandbox](t)(d.Sandbox(ctx, "linked")).Env); diff != "" {
+		t.Error(diff)
 	}
 }
