@@ -119,6 +119,7 @@ type link struct {
 	cutOff  chan struct{} // closed while it is cut
 	healed  chan struct{} // closed while it is not
 	updates int
+	views   int
 	lists   int
 }
 
@@ -159,6 +160,9 @@ func (l *link) View(ctx context.Context, fn func(datastore.Tx) error) error {
 	if _, _, away := l.state(); away {
 		return errCut
 	}
+	l.mu.Lock()
+	l.views++
+	l.mu.Unlock()
 	return l.Store.View(ctx, fn)
 }
 

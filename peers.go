@@ -272,7 +272,7 @@ func (c *Controller) settleEndpoint(ctx context.Context, n netdriver.Network, id
 	}
 	if doubtful || !found {
 		switch err := c.confirm(ctx, n, e); {
-		case errdefs.IsAlreadyExists(err):
+		case errdefs.IsAlreadyExists(err), errdefs.IsNotFound(err):
 			return c.takeDown(ctx, n, e, err)
 		case err != nil:
 			return err
@@ -282,15 +282,17 @@ func (c *Controller) settleEndpoint(ctx context.Context, n netdriver.Network, id
 	switch {
 	case errdefs.IsAlreadyExists(err):
 		return c.dropName(ctx, n, e, err)
+	case errdefs.IsNotFound(err):
+		return c.takeDown(ctx, n, e, err)
 	case errors.Is(err, errGivenUp):
 		poke(c.cluster.rejoin)
 	}
 	return err
 }
 
-// takeDown removes an endpoint whose addresses are somebody else's. The caller holds it.
+// takeDown removes an endpoint whose addresses are somebody else's, or whose network is gone. The caller holds it.
 func (c *Controller) takeDown(ctx context.Context, n netdriver.Network, e endpoint.Info, why error) error {
-	c.log.Warn("an endpoint's address was given to another while this host was away; taking it down", "network", n.Name,
+	c.log.Warn("an endpoint's address or network was given up while this host was away; taking it down", "network", n.Name,
 		"endpoint", e.Spec.Name, "error", why)
 	if err := (&endpointHandle{c, n.ID, e.ID}).remove(ctx, n, e, true); err != nil {
 		return err

@@ -215,20 +215,26 @@ func (c *Controller) sharedIsNew(ctx context.Context, n netdriver.Network) error
 	return taken(n, *old)
 }
 
-// resolveShared finds the id of a network of the cluster; with the store away among those that this host uses.
+// resolveShared finds the id of a network of the cluster: first among those that this host has endpoints on, so that to attach touches the
+// store no more than it must, and with the store away among all that this host knows.
 func (c *Controller) resolveShared(ctx context.Context, ref string) (string, error) {
+	known := ""
+	for n, err := range records(ctx, c.o.Run, replicaTable()) {
+		if err != nil || string(n.ID) != ref && n.Name != ref {
+			continue
+		}
+		known = string(n.ID)
+		if busy, err := c.hasEndpoints(ctx, n.ID); err != nil || busy {
+			return known, err
+		}
+	}
 	soon, cancel := context.WithTimeout(ctx, enough)
 	defer cancel()
 	id, err := view(soon, c.o.Cluster, func(tx datastore.Tx) (string, error) { return resolve(tx, networkTable(), networkNames, ref) })
-	if err == nil || !c.storeIsAway(err) {
-		return id, err
+	if known != "" && err != nil && c.storeIsAway(err) {
+		return known, nil
 	}
-	for n, rerr := range records(ctx, c.o.Run, replicaTable()) {
-		if rerr == nil && (string(n.ID) == ref || n.Name == ref) {
-			return string(n.ID), nil
-		}
-	}
-	return "", err
+	return id, err
 }
 
 // sharedNetworks yields the networks of the cluster; with the store away those that this host uses.
@@ -266,22 +272,26 @@ func (c *Controller) putReplica(ctx context.Context, n netdriver.Network) error 
 	return c.o.Run.Update(ctx, func(tx datastore.Tx) error { return replicaTable().Put(tx, string(n.ID), n) })
 }
 
-// sharedRecord reads a network's record in the cluster store; with the store away what this host knows of it.
+// sharedRecord reads a network's record: what this host knows of it while it has endpoints here, whose blocks keep the network and to whom
+// changes are told, else what the cluster store has; with the store away what this host knows.
 func (c *Controller) sharedRecord(ctx context.Context, id endpoint.NetworkID) (netdriver.Network, error) {
 	if c.o.Cluster == nil {
 		return netdriver.Network{}, errdefs.ErrNotFound
 	}
+	known, found, err := maybe(c.replica(ctx, id))
+	if err != nil {
+		return known, err
+	}
+	if busy, err := c.hasEndpoints(ctx, id); err != nil || found && busy && !known.Deleting {
+		return known, err
+	}
 	soon, cancel := context.WithTimeout(ctx, enough)
 	defer cancel()
 	n, err := view(soon, c.o.Cluster, func(tx datastore.Tx) (netdriver.Network, error) { return networkTable().Get(tx, string(id)) })
-	if err == nil || !c.storeIsAway(err) {
-		return n, err
-	}
-	known, found, rerr := maybe(c.replica(ctx, id))
-	if rerr == nil && found {
+	if found && err != nil && c.storeIsAway(err) {
 		return known, nil
 	}
-	return n, errors.Join(err, rerr)
+	return n, err
 }
 
 // use makes a network of the cluster ready for endpoints of this host. The caller holds it shared.

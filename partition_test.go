@@ -1,0 +1,441 @@
+package sealane_test
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/sealane/sealane"
+	"github.com/sealane/sealane/datastore"
+	"github.com/sealane/sealane/endpoint"
+	"github.com/sealane/sealane/internal/nstest"
+	"github.com/sealane/sealane/ipam"
+	"github.com/sealane/sealane/netdriver"
+)
+
+// The numbers of all networks at once, from 256 to 1000, each to one network whichever host makes it; the next is told which option to
+// widen.
+func TestNumbersOfNetworks(t *testing.T) {
+	hosts := newCluster(t, 3)
+	overlay := func(h *member, i int, options map[string]string) (sealane.Network, error) {
+		return h.CreateNetwork(t.Context(), sealane.NetworkSpec{Name: fmt.Sprint("net", i), Driver: "overlay", Options: options})
+	}
+	var all sync.WaitGroup
+	for k, h := range hosts {
+		all.Go(func() {
+			for i := k; i < 745; i += len(hosts) {
+				if _, err := overlay(h, i, nil); err != nil {
+					t.Errorf("network %d: %v", i, err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	numbers, subnets := map[uint32]bool{}, map[netip.Prefix]bool{}
+	for n, err := range hosts[0].Networks(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n.Number < 256 || n.Number > 1000 || numbers[n.Number] || subnets[n.Subnets[0].Pool.Subnet] {
+			t.Errorf("%s: number %d, subnet %s", n.Name, n.Number, n.Subnets[0].Pool.Subnet)
+		}
+		numbers[n.Number], subnets[n.Subnets[0].Pool.Subnet] = true, true
+	}
+	if len(numbers) != 745 {
+		t.Errorf("%d networks, want 745", len(numbers))
+	}
+	if _, err := overlay(hosts[1], 745, nil); !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "vni") {
+		t.Errorf("the 746th: %v, want ResourceExhausted naming the option", err)
+	}
+	n, err := overlay(hosts[2], 746, map[string]string{"vni": "256-1001"})
+	if err != nil {
+		t.Fatalf("with the range widened: %v", err)
+	}
+	if info, err := n.Info(t.Context()); err != nil || info.Number != 1001 {
+		t.Errorf("number %d, %v, want 1001", info.Number, err)
+	}
+	if err := hosts[0].on("net300").Delete(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := overlay(hosts[1], 745, nil); err != nil {
+		t.Errorf("a number that is free again: %v", err)
+	}
+}
+
+// Whoever asks at once: one has the name, one the subnet, one the address, one the number.
+func TestOneOwnerWhoeverAsksAtOnce(t *testing.T) {
+	hosts := newCluster(t, 5)
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	won := map[string]int{}
+	try := func(what string, do func() error) {
+		all.Go(func() {
+			err := do()
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				won[what]++
+			} else if !errdefs.IsAlreadyExists(err) {
+				t.Errorf("%s: %v, want AlreadyExists", what, err)
+			}
+		})
+	}
+	for i := range 50 {
+		h := hosts[i%5]
+		try("name", func() error {
+			_, err := h.CreateNetwork(t.Context(), sealane.NetworkSpec{Name: "same", Scope: netdriver.Global})
+			return err
+		})
+		try("subnet", func() error {
+			_, err := h.CreateNetwork(t.Context(), sealane.NetworkSpec{Name: fmt.Sprint("n", i), Scope: netdriver.Global, IPAM: ipamOf("10.77.0.0/16")})
+			return err
+		})
+		try("number", func() error {
+			_, err := h.CreateNetwork(t.Context(), sealane.NetworkSpec{Name: fmt.Sprint("v", i), Driver: "overlay", Options: map[string]string{"vni": "777"}})
+			return err
+		})
+	}
+	all.Wait()
+	for _, what := range []string{"name", "subnet", "number"} {
+		if won[what] != 1 {
+			t.Errorf("%s: %d have it", what, won[what])
+		}
+	}
+	hosts[0].network("blue", "10.9.0.0/24")
+	for i, h := range hosts {
+		try("endpoint", func() error { _, err := h.attach("blue", "web"); return err })
+		try("address", func() error { _, err := h.attach("blue", fmt.Sprint("s", i), "10.9.0.200"); return err })
+	}
+	all.Wait()
+	if won["endpoint"] != 1 || won["address"] != 1 {
+		t.Errorf("%d have the endpoint's name, %d the address", won["endpoint"], won["address"])
+	}
+	checkCluster(t, hosts)
+}
+
+// checkCluster fails for an address, a number, a subnet or a name that two have, and for what the hosts do not agree on.
+func checkCluster(t *testing.T, hosts []*member) {
+	t.Helper()
+	numbers, subnets := map[uint32]string{}, map[netip.Prefix]string{}
+	for n, err := range hosts[0].Networks(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n.Scope != netdriver.Global {
+			continue
+		}
+		if other, twice := numbers[n.Number]; twice && n.Number != 0 {
+			t.Errorf("number %d: %s and %s", n.Number, other, n.Name)
+		}
+		numbers[n.Number] = n.Name
+		for _, sub := range n.Subnets {
+			for p, other := range subnets {
+				if p.Overlaps(sub.Pool.Subnet) {
+					t.Errorf("subnet %s: %s and %s", p, other, n.Name)
+				}
+			}
+			subnets[sub.Pool.Subnet] = n.Name
+		}
+		addresses, names := map[netip.Addr]string{}, map[string]string{}
+		for _, h := range hosts {
+			for e, err := range h.on(n.Name).Endpoints(t.Context()) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, a := range e.Addresses {
+					if other := addresses[a.Addr()]; other != "" {
+						t.Errorf("%s: address %s: %s and %s", n.Name, a.Addr(), other, h.id)
+					}
+					addresses[a.Addr()] = h.id
+				}
+				if other := names[e.Spec.Name]; other != "" {
+					t.Errorf("%s: name %s: %s and %s", n.Name, e.Spec.Name, other, h.id)
+				}
+				names[e.Spec.Name] = h.id
+			}
+		}
+	}
+}
+
+// agree waits until every host that has endpoints of a network sees all the others' and no more, and says how long that took.
+func agree(t *testing.T, hosts []*member, network string) time.Duration {
+	t.Helper()
+	began := time.Now()
+	var wrong string
+	defer func() {
+		if t.Failed() {
+			t.Log(wrong)
+		}
+	}()
+	nstest.Eventually(t, "all see the same of "+network, func() bool {
+		own := map[string][]string{}
+		for _, h := range hosts {
+			for e, err := range h.on(network).Endpoints(t.Context()) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				own[h.id] = append(own[h.id], fmt.Sprintf("%s@%s %s", e.Spec.Name, h.advertise, e.Addresses[0].Addr()))
+			}
+		}
+		for _, h := range hosts {
+			var want []string
+			for _, id := range slices.Sorted(maps.Keys(own)) {
+				if id != h.id {
+					want = append(want, own[id]...)
+				}
+			}
+			slices.Sort(want)
+			if got := h.peers(network); len(own[h.id]) > 0 && !slices.Equal(got, want) {
+				wrong = fmt.Sprintf("%s sees %v, want %v", h.id, got, want)
+				return false
+			}
+		}
+		return true
+	})
+	return time.Since(began)
+}
+
+// Two of five hosts are cut off while both sides make endpoints, some of one name, and remove others. Healed, nothing exists twice, and
+// all agree within 5 s.
+func TestPartition(t *testing.T) {
+	hosts := newCluster(t, 5)
+	partition(t, hosts)
+}
+
+func partition(t *testing.T, hosts []*member) {
+	hosts[0].network("blue", "10.9.0.0/16")
+	for i, h := range hosts {
+		h.mustAttach("blue", fmt.Sprint("first", i))
+		h.mustAttach("blue", fmt.Sprint("second", i))
+	}
+	agree(t, hosts, "blue")
+	for _, h := range hosts[:2] {
+		h.link.cut()
+	}
+	var all sync.WaitGroup
+	for i, h := range hosts {
+		all.Go(func() {
+			for j := range 10 {
+				if _, err := h.attach("blue", fmt.Sprintf("c%d-%d", i, j)); err != nil {
+					t.Errorf("%s: %v", h.id, err)
+				}
+			}
+			if _, err := h.attach("blue", "web"); err != nil && !errdefs.IsAlreadyExists(err) {
+				t.Errorf("%s: web: %v", h.id, err)
+			}
+			h.detach(fmt.Sprint("second", i))
+			_, err := h.CreateNetwork(t.Context(), sealane.NetworkSpec{Name: "red", Driver: "overlay"})
+			switch {
+			case i < 2 && !errdefs.IsUnavailable(err), i >= 2 && err != nil && !errdefs.IsAlreadyExists(err):
+				t.Errorf("%s: red: %v", h.id, err)
+			}
+		})
+	}
+	all.Wait()
+	for _, h := range hosts[:2] {
+		h.link.heal()
+	}
+	took := agree(t, hosts, "blue")
+	t.Logf("converged in %v", took.Round(time.Millisecond))
+	if took > 5*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	checkCluster(t, hosts)
+}
+
+// An attach touches the cluster store once and lists nothing of it; a detach too.
+func TestAttachTouchesTheStoreOnce(t *testing.T) {
+	hosts := newCluster(t, 2)
+	a, b := hosts[0], hosts[1]
+	a.network("blue", "10.9.0.0/24")
+	a.mustAttach("blue", "first") // claims a block
+	b.mustAttach("blue", "far")
+	agree(t, hosts, "blue")
+	for i := range 5 {
+		name := "c" + strconv.Itoa(i)
+		before, views, lists := a.link.counts()
+		a.mustAttach("blue", name)
+		if updates, v, l := a.link.counts(); updates != before+1 || v != views || l != lists {
+			t.Errorf("attach: %d updates, %d views and %d lists, want 1, 0 and 0", updates-before, v-views, l-lists)
+		}
+		agree(t, hosts, "blue")
+	}
+	before, views, lists := a.link.counts()
+	a.detach("c0")
+	if updates, v, l := a.link.counts(); updates != before+1 || v != views || l != lists {
+		t.Errorf("detach: %d updates, %d views and %d lists, want 1, 0 and 0", updates-before, v-views, l-lists)
+	}
+}
+
+func (l *link) counts() (updates, views, lists int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.updates, l.views, l.lists
+}
+
+// What another host wrote is checked before it is believed.
+func TestOtherHostsAreNotBelieved(t *testing.T) {
+	hosts := newCluster(t, 2)
+	a, b := hosts[0], hosts[1]
+	blue := a.network("blue", "10.9.0.0/24")
+	a.mustAttach("blue", "one")
+	good := b.mustAttach("blue", "two")
+	seen := "two@192.0.2.2 " + good.Addresses[0].Addr().String()
+	a.seesPeers("blue", seen)
+	const boot = "a host that only this test knows" // a live one would put right what it did not write
+	err := b.link.Store.Update(t.Context(), func(tx datastore.Tx) error {
+		return datastore.Table[sealane.Host]{Dir: "host"}.Put(tx, "h3", sealane.Host{ID: "h3", Boot: boot, Advertise: addr("192.0.2.3")})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mac := endpoint.MAC(addr("10.9.0.77"))
+	record := func(change func(*endpoint.Published)) endpoint.Published {
+		p := endpoint.Published{ID: endpoint.ID(id(99)), Name: "evil", Addresses: []netip.Prefix{prefix("10.9.0.77/24")}, MAC: mac, Host: "h3", Boot: boot}
+		change(&p)
+		return p
+	}
+	table := datastore.Table[endpoint.Published]{Dir: "ep/" + string(blue.ID())}
+	write := func(p endpoint.Published) {
+		err := b.link.Store.Update(t.Context(), func(tx datastore.Tx) error { return table.Put(tx, id(99), p) })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for what, change := range map[string]func(*endpoint.Published){
+		"an unknown host":      func(p *endpoint.Published) { p.Host = "h9" },
+		"another boot":         func(p *endpoint.Published) { p.Boot = "old" },
+		"a foreign address":    func(p *endpoint.Published) { p.Addresses = []netip.Prefix{prefix("10.8.0.7/24")} },
+		"another length":       func(p *endpoint.Published) { p.Addresses = []netip.Prefix{prefix("10.9.0.77/32")} },
+		"the gateway":          func(p *endpoint.Published) { p.Addresses = []netip.Prefix{prefix("10.9.0.1/24")} },
+		"a multicast MAC":      func(p *endpoint.Published) { p.MAC = []byte{1, 0, 0, 0, 0, 1} },
+		"no MAC":               func(p *endpoint.Published) { p.MAC = nil },
+		"a name with newlines": func(p *endpoint.Published) { p.Name = "a\n127.0.0.1 b" },
+		"another's id":         func(p *endpoint.Published) { p.ID = good.ID },
+	} {
+		write(record(change))
+		b.mustAttach("blue", "marker")
+		nstest.Eventually(t, what+" was read", func() bool { return strings.Contains(strings.Join(a.peers("blue"), " "), "marker") })
+		if got := strings.Join(a.peers("blue"), " "); strings.Contains(got, "10.9.0.77") || strings.Contains(got, "10.8") || strings.Contains(got, "evil") {
+			t.Errorf("%s is believed: %s", what, got)
+		}
+		b.detach("marker")
+		a.seesPeers("blue", seen)
+	}
+	write(record(func(*endpoint.Published) {}))
+	a.seesPeers("blue", seen, "evil@192.0.2.3 10.9.0.77") // the record itself is nothing special
+}
+
+// A second host that lives under an id is refused and told what to do.
+func TestSecondHostOfAnIDIsRefused(t *testing.T) {
+	s := datastore.NewMemory()
+	a := newMember(t, "h1", addr("192.0.2.1"), s)
+	if err := a.start(); err != nil {
+		t.Fatal(err)
+	}
+	nstest.Eventually(t, "h1 is there", func() bool { return a.stateOf("h1") == "ready" })
+	clone := newMember(t, "h1", addr("192.0.2.9"), s)
+	clone.kernel.Reboot() // another machine
+	started := make(chan error, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	go func() {
+		o := sealane.Options{Run: clone.run, Spaces: clone.kernel, IPAM: map[string]ipam.Driver{}}
+		o.Cluster, o.Host, o.Advertise = clone.link, clone.id, clone.advertise
+		c, err := sealane.New(ctx, o)
+		if err == nil {
+			c.Close()
+		}
+		started <- err
+	}()
+	if err := <-started; !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "remove the file") {
+		t.Errorf("a second host of an id: %v", err)
+	}
+	a.die()
+	if err := clone.start(); err != nil {
+		t.Errorf("when the first is gone: %v", err)
+	}
+}
+
+// A host that stays away for Options.HostLost is given up without an operator.
+func TestLostHostIsGivenUp(t *testing.T) {
+	s := datastore.NewMemory()
+	a, b := newMember(t, "h1", addr("192.0.2.1"), s), newMember(t, "h2", addr("192.0.2.2"), s)
+	b.hostLost = 300 * time.Millisecond
+	for _, h := range []*member{a, b} {
+		if err := h.start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.network("blue", "10.9.0.0/24")
+	web := a.mustAttach("blue", "web")
+	b.mustAttach("blue", "other")
+	b.seesPeers("blue", "web@192.0.2.1 "+web.Addresses[0].Addr().String())
+	a.link.cut()
+	b.seesPeers("blue")
+	nstest.Eventually(t, "h1 is forgotten", func() bool { return b.stateOf("h1") == "unknown" })
+	b.mustAttach("blue", "web", web.Addresses[0].Addr().String())
+	a.link.heal()
+	nstest.Eventually(t, "h1 is back without its endpoint", func() bool {
+		for range a.on("blue").Endpoints(t.Context()) {
+			return false
+		}
+		return b.stateOf("h1") == "ready"
+	})
+}
+
+// A delete waits for the blocks of hosts that are alive and names those that are not.
+func TestBlocksHoldTheNetwork(t *testing.T) {
+	hosts := newCluster(t, 3)
+	a, b := hosts[0], hosts[1]
+	a.network("blue", "10.9.0.0/24")
+	b.mustAttach("blue", "one")
+	b.detach("one") // its block stays for the next
+	b.mustAttach("blue", "two")
+	b.link.cut()
+	b.detach("two")
+	b.mustAttach("blue", "hidden") // nobody but b knows
+	nstest.Eventually(t, "h2 is unreachable", func() bool { return a.stateOf("h2") == "unreachable" })
+	for what, err := range map[string]error{"rm": a.on("blue").Delete(t.Context())} {
+		if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "h2") {
+			t.Errorf("%s: %v, want FailedPrecondition naming h2", what, err)
+		}
+	}
+	b.link.heal()
+	nstest.Eventually(t, "hidden is published", func() bool {
+		err := a.on("blue").Delete(t.Context())
+		return errdefs.IsFailedPrecondition(err) && strings.Contains(err.Error(), "hidden")
+	})
+	b.detach("hidden")
+	nstest.Eventually(t, "h2 is back", func() bool { return a.stateOf("h2") == "ready" })
+	if err := a.on("blue").Delete(t.Context()); err != nil { // b is asked for its block and gives it
+		t.Error(err)
+	}
+	a.network("blue", "10.9.0.0/24")
+	b.mustAttach("blue", "one")
+	b.link.cut()
+	nstest.Eventually(t, "h2 is unreachable", func() bool { return a.stateOf("h2") == "unreachable" })
+	if err := a.on("blue").Forget(t.Context()); err != nil {
+		t.Errorf("by force: %v", err)
+	}
+	b.link.heal()
+	nstest.Eventually(t, "the endpoint of a network that is gone is taken down", func() bool {
+		sb, err := b.Sandbox(t.Context(), "one")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range b.Controller.Endpoints(t.Context(), sb.ID()) {
+			return false
+		}
+		return true
+	})
+}
