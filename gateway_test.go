@@ -111,7 +111,7 @@ func TestGatewayGoesByPriorityThenNameInEachFamily(t *testing.T) {
 }
 
 // A published port answers while its sandbox's gateway moves from network to network. A connection that meets a gap is answered only when
-// its first packet is sent again, after a second. One that is inside a link at the moment it goes may be lost with it, rarely.
+// its first packet is sent again, after a second.
 func TestPublishedPortAnswersWhileTheGatewayMoves(t *testing.T) {
 	w := newWorld(t)
 	first, second := w.network(sealane.NetworkSpec{Name: "b", IPv6: true}), w.network(sealane.NetworkSpec{Name: "a", IPv6: true})
@@ -172,7 +172,7 @@ func TestPublishedPortAnswersWhileTheGatewayMoves(t *testing.T) {
 	stop()
 	wg.Wait()
 	t.Logf("%d and %d connections while the gateway moved %d times, %d moves lost a packet", answered[0].Load(), answered[1].Load(), 2*moves, gaps)
-	if gaps > moves/2 {
+	if gaps > 0 {
 		t.Errorf("%d of %d moves had a gap", gaps, 2*moves)
 	}
 }

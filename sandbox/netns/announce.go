@@ -57,7 +57,7 @@ func (a *apply) announce(master uint32, l sandbox.Link) {
 		return
 	}
 	for _, addr := range l.Announce {
-		a.neigh(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, master, addrFamily(addr), unix.NUD_STALE, 0, addr, sandbox.Entry{MAC: mac})
+		writeNeigh(&a.batch, unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, master, addrFamily(addr), unix.NUD_STALE, 0, addr, mac)
 		frame := gratuitousARP(mac, addr)
 		if addr.Is6() {
 			frame = unsolicitedNA(mac, addr)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/sealane/sealane/internal/nlmsg"
@@ -19,25 +20,27 @@ const batchLimit = 128
 type apply struct {
 	ns     *Namespace
 	inside *sockets
+	have   sandbox.Config
 	want   sandbox.Config
 	steps  []sandbox.Step
 	left   []bool // what was not done, by step
 	now    int    // the step being written
 
 	batch    nlmsg.Batch
-	of       []int            // the step of each message in batch
-	files    []int            // descriptors that batch names, open until it is sent
-	fresh    []string         // links that batch makes: their index is known when it was sent
-	graves   []grave          // groups that batch gives links up into
-	frames   []outgoing       // to be sent after it
-	local    map[string]bool  // silent links whose link-local address was dealt with
-	keeps    map[string]bool  // links that keep the other addresses of a subnet
-	raised   []string         // far ends of veths that came up or were given addresses
-	expected []address        // of far ends, IPv6
-	loopback bool             // lo was raised
-	last     []sandbox.Sysctl // to be set at the end
-	retried  map[int]bool     // steps that were done again
-	entries  struct {         // the link of the last entry
+	of       []int                   // the step of each message in batch
+	files    []int                   // descriptors that batch names, open until it is sent
+	fresh    []string                // links that batch makes: their index is known when it was sent
+	graves   []grave                 // groups that batch gives links up into
+	frames   []outgoing              // to be sent after it
+	local    map[string]bool         // silent links whose link-local address was dealt with
+	keeps    map[string]bool         // links that keep the other addresses of a subnet
+	raised   []string                // far ends of veths that came up or were given addresses
+	came     map[string][]netip.Addr // addresses that far ends were given
+	expected []address               // those of IPv6
+	loopback bool                    // lo was raised
+	last     []sandbox.Sysctl        // to be set at the end
+	retried  map[int]bool            // steps that were done again
+	entries  struct {                // the link of the last entry
 		name  string
 		index uint32
 	}
@@ -60,6 +63,11 @@ func (a *apply) run(ctx context.Context) (err error) {
 		}
 		if replaces && s.Op == sandbox.AddRoute { // what flows turns to a new link only when that passes it on
 			if err := a.ready(ctx); err != nil {
+				return err
+			}
+		}
+		if s.Op == sandbox.DelLink && isFar(s.Link) {
+			if err := a.turnAway(ctx, i, s.Link); err != nil {
 				return err
 			}
 		}

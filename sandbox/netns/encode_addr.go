@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/sealane/sealane/internal/nlmsg"
 	"github.com/sealane/sealane/sandbox"
 	"golang.org/x/sys/unix"
 )
@@ -189,7 +190,7 @@ func (a *apply) entry(ctx context.Context, op sandbox.Op, l sandbox.Link, e sand
 		typ, flags = unix.RTM_DELNEIGH, 0
 	}
 	if e.Addr.IsValid() {
-		a.neigh(typ, flags, index, addrFamily(e.Addr), unix.NUD_PERMANENT, 0, e.Addr, e)
+		writeNeigh(&a.batch, typ, flags, index, addrFamily(e.Addr), unix.NUD_PERMANENT, 0, e.Addr, e.MAC)
 	}
 	if !e.Via.IsValid() {
 		return nil
@@ -203,13 +204,12 @@ func (a *apply) entry(ctx context.Context, op sandbox.Op, l sandbox.Link, e sand
 		to = append(to, unix.NTF_MASTER)
 	}
 	for _, half := range to {
-		a.neigh(typ, flags, index, unix.AF_BRIDGE, unix.NUD_NOARP|unix.NUD_REACHABLE, half, e.Via, e)
+		writeNeigh(&a.batch, typ, flags, index, unix.AF_BRIDGE, unix.NUD_NOARP|unix.NUD_REACHABLE, half, e.Via, e.MAC)
 	}
 	return nil
 }
 
-func (a *apply) neigh(typ, flags uint16, index uint32, family uint8, state uint16, to uint8, dst netip.Addr, e sandbox.Entry) {
-	b := &a.batch
+func writeNeigh(b *nlmsg.Batch, typ, flags uint16, index uint32, family uint8, state uint16, to uint8, dst netip.Addr, mac net.HardwareAddr) {
 	b.Begin(typ, flags)
 	var h [ndmLen]byte
 	h[0] = family
@@ -218,6 +218,6 @@ func (a *apply) neigh(typ, flags uint16, index uint32, family uint8, state uint1
 	h[10] = to
 	b.Raw(h[:]...)
 	b.Attr(unix.NDA_DST, dst.AsSlice())
-	b.Attr(unix.NDA_LLADDR, e.MAC)
+	b.Attr(unix.NDA_LLADDR, mac)
 	b.End()
 }

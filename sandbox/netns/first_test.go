@@ -57,6 +57,24 @@ func TestFirstPacketArrives(t *testing.T) {
 	})
 }
 
+// The first packet also arrives when the host has just looked for the address in vain.
+func TestFirstPacketArrivesWhereOneWasSentTooEarly(t *testing.T) {
+	y := newYard(t, 0)
+	y.detach(y.attach()) // the bridge is up
+	for n := range 20 {
+		early := must(datagrams(y.h.Path()))(t)
+		_, inner := endpoint(y.next+1, "")
+		to := inner.Links[0].Addrs[n%2].Addr()
+		if err := unix.Sendto(early, []byte{0}, 0, &unix.SockaddrInet6{Port: 7000, Addr: netip.AddrFrom16(to.As16()).As16()}); err != nil {
+			t.Fatal(err)
+		}
+		unix.Close(early)
+		a := y.attach()
+		y.first(n, a, y.h.Path())
+		y.detach(a)
+	}
+}
+
 // first sends a datagram to an endpoint from another namespace, by IPv4 and IPv6 in turn. One whose question for the MAC is lost comes
 // after a second.
 func (y *yard) first(n int, to attached, from string) {

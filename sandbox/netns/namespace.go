@@ -97,7 +97,7 @@ func (n *Namespace) Apply(ctx context.Context, owner string, have, want sandbox.
 		defer s.close()
 	}
 	n.expect(owner, want)
-	a := &apply{ns: n, inside: s, want: want, steps: steps, left: make([]bool, len(steps))}
+	a := &apply{ns: n, inside: s, have: have, want: want, steps: steps, left: make([]bool, len(steps))}
 	err = a.run(ctx)
 	if err == nil && !n.ours && !n.host && isSilent(have) && !isSilent(want) {
 		err = n.unsilence()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -26,29 +27,72 @@ func (a *apply) ready(ctx context.Context) error {
 		return err
 	}
 	for _, name := range slices.Compact(a.raised) {
-		if err := settleCarrier(a.inside.route, name); err != nil {
+		if err := a.settleCarrier(name); err != nil {
 			return err
 		}
 	}
-	a.raised = nil
+	a.raised, a.came = nil, nil
 	return a.settleAddrs(ctx)
 }
 
+// turnAway lets what is on its way over a link arrive before that goes down, when others took over where it led: a connection that begins
+// now would wait a second for its first packets to be sent again. The kernel takes the first of two routes, so its own go first; a grace
+// period (8 to 16 ms) ends when each processor has dealt with the packets that waited in it.
+func (a *apply) turnAway(ctx context.Context, i int, l sandbox.Link) error {
+	const global = 1 // MEMBARRIER_CMD_GLOBAL
+	moved := slices.DeleteFunc(slices.Clone(a.have.Routes), func(r sandbox.Route) bool {
+		return r.Link != l.Name || !slices.ContainsFunc(a.want.Routes, func(w sandbox.Route) bool { return w.Dst == r.Dst && w.Table == r.Table })
+	})
+	if len(moved) == 0 {
+		return nil
+	}
+	a.now = i
+	for _, r := range moved {
+		if err := a.route(ctx, sandbox.DelRoute, r); err != nil && !isAbsent(err) {
+			return refusal(a.steps[i], err)
+		}
+	}
+	if err := a.flush(ctx); err != nil {
+		return err
+	}
+	unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0) // where there is none nothing is waited for
+	return nil
+}
+
 // settleCarrier has link watch's work done: the kernel does it at once for a link that it is asked about (from 6.8 on; before, a worker
-// of its own is done within a millisecond or so). The far side may be in any namespace.
-func settleCarrier(s *nlmsg.Socket, name string) error {
+// of its own is done within a millisecond or so). The far side may be in any namespace. In the host's, what it thinks of
+// the addresses that were added is set right: had it asked for one in vain just before, it would ask again only after a second.
+func (a *apply) settleCarrier(name string) error {
+	s := a.inside.route
 	near, err := look(s, 0, name)
 	if err != nil || near.kind != "veth" {
 		return err
 	}
 	far, err := lookAt(s, near.space, near.link)
-	if err == nil && far.master != 0 {
+	if _, ours := a.ns.p.owner(far.alias); err == nil && ours && far.master != 0 {
+		err = a.ns.p.meet(far.master, near.mac, a.came[name])
+	} else if err == nil && far.master != 0 {
 		_, err = lookAt(s, near.space, far.master)
 	}
 	if err != nil && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("look at the other end of %s: %w", name, err)
 	}
 	return nil
+}
+
+// meet corrects what the host thinks of addresses on a bridge, and has it look at the bridge.
+func (p *Provider) meet(bridge uint32, mac net.HardwareAddr, addrs []netip.Addr) error {
+	var b nlmsg.Batch
+	for _, addr := range addrs { // not created: most need no entry
+		writeNeigh(&b, unix.RTM_NEWNEIGH, unix.NLM_F_REPLACE, bridge, addrFamily(addr), unix.NUD_STALE, 0, addr, mac)
+	}
+	askLink(&b, nil, bridge)
+	b.Acknowledge()
+	refused, err := nlmsg.Refusals(p.sock.Do(&b, func(uint16, []byte) {}))
+	if n := len(refused); n > 0 && refused[n-1].Index == len(addrs) {
+		return refused[n-1]
+	}
+	return err
 }
 
 // lookAt asks for a link in the namespace with a number, nil this one.
@@ -73,9 +117,17 @@ func askLink(b *nlmsg.Batch, space []byte, index uint32) {
 	b.End()
 }
 
-// expect has the kernel tell when addresses of the present batch are in use.
+// expect has the host meet an address of the present batch, and the kernel tell when it is in use.
 func (a *apply) expect(index uint32, l sandbox.Link, p netip.Prefix) error {
-	if !isFar(l) || l.Down || !p.Addr().Is6() {
+	if !isFar(l) || l.Down || a.ns.host {
+		return nil
+	}
+	if a.came == nil {
+		a.came = make(map[string][]netip.Addr)
+	}
+	a.came[l.Name] = append(a.came[l.Name], p.Addr())
+	a.raised = append(a.raised, l.Name)
+	if p.Addr().Is4() {
 		return nil
 	}
 	if len(a.expected) == 0 {
@@ -85,7 +137,6 @@ func (a *apply) expect(index uint32, l sandbox.Link, p netip.Prefix) error {
 		}
 	}
 	a.expected = append(a.expected, address{index, p.Addr()})
-	a.raised = append(a.raised, l.Name)
 	return nil
 }
 
