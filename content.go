@@ -129,6 +129,7 @@ type memory struct {
 	networks  datastore.Memo[netdriver.Network]
 	sandboxes datastore.Memo[sandbox.Info]
 	endpoints datastore.Memo[endpoint.Info]
+	held      datastore.Memo[netdriver.Held]
 }
 
 func (r *memory) readRun(tx datastore.Tx, id sandbox.ID) (v *content, err error) {
@@ -149,7 +150,7 @@ func (r *memory) readRun(tx datastore.Tx, id sandbox.ID) (v *content, err error)
 		if m.info, _, err = maybe(r.endpoints.Get(tx, endpointTable(n), name)); err != nil {
 			return nil, err
 		}
-		if m.held, _, err = maybe(heldTable().Get(tx, endpointOwner(m.id))); err != nil {
+		if m.held, _, err = maybe(r.held.Get(tx, heldTable(), endpointOwner(m.id))); err != nil {
 			return nil, err
 		}
 		v.members = append(v.members, m)

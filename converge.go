@@ -175,7 +175,7 @@ func (c *Controller) record(ctx context.Context, v *content) error {
 				}
 			}
 			for _, m := range now {
-				if err := m.write(tx, v); err != nil {
+				if err := m.write(tx, v, &c.memory); err != nil {
 					return err
 				}
 			}
@@ -209,16 +209,16 @@ func (m *member) hold(v *content) {
 }
 
 // write puts the records of a member. The store knows which of them are as they were.
-func (m *member) write(tx datastore.Tx, v *content) error {
+func (m *member) write(tx datastore.Tx, v *content, r *memory) error {
 	var errs []error
 	if m.dirty && m.info.ID != "" {
-		errs = append(errs, endpointTable(m.on).Put(tx, string(m.id), m.info))
+		errs = append(errs, r.endpoints.Put(tx, endpointTable(m.on), string(m.id), m.info))
 	}
 	if m.remains(v) && !m.listed {
 		errs = append(errs, memberTable(v.id).Put(tx, string(m.id), m.on))
 	}
 	if m.wanted(v) {
-		errs = append(errs, heldTable().Put(tx, m.held.Owner, m.held))
+		errs = append(errs, r.held.Put(tx, heldTable(), m.held.Owner, m.held))
 	}
 	return errors.Join(errs...)
 }

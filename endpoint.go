@@ -633,6 +633,7 @@ func (e *endpointHandle) update(ctx context.Context, change func(*endpoint.Spec)
 	if err := change(&to); err != nil {
 		return err
 	}
+	to = to.Clone() // what the caller put in stays the caller's
 	if err := checkUpdate(from, to); err != nil {
 		return err
 	}

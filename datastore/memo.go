@@ -34,6 +34,16 @@ func (m *Memo[T]) Get(tx Tx, t Table[T], id string) (T, error) {
 	return v, err
 }
 
+// Put is Table.Put, and remembers v as what its text means: who reads it next is given v, in which an empty list may be where decoding leaves
+// nil. Nobody changes what v points to from now on.
+func (m *Memo[T]) Put(tx Tx, t Table[T], id string, v T) error {
+	text, err := t.put(tx, id, v)
+	if err == nil && m != nil {
+		m.keep(string(text), v)
+	}
+	return err
+}
+
 func (m *Memo[T]) find(text []byte) (T, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

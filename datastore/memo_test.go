@@ -20,7 +20,11 @@ func TestMemo(t *testing.T) {
 		for i := range 200 {
 			want := record{strconv.Itoa(i % 70)}
 			err := s.Update(t.Context(), func(tx datastore.Tx) error {
-				if err := table.Put(tx, "id", want); err != nil {
+				put := table.Put
+				if i%2 == 0 {
+					put = func(tx datastore.Tx, id string, v record) error { return memo.Put(tx, table, id, v) }
+				}
+				if err := put(tx, "id", want); err != nil {
 					return err
 				}
 				for range 2 {

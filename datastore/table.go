@@ -26,11 +26,16 @@ func (t Table[T]) Get(tx Tx, id string) (T, error) {
 
 // Put writes the record of id.
 func (t Table[T]) Put(tx Tx, id string, v T) error {
-	value, err := json.Marshal(v, json.OmitZeroStructFields(true), json.Deterministic(true))
-	if err != nil {
-		return fmt.Errorf("put %s: %w: %w", t.key(id), errdefs.ErrInvalidArgument, err)
+	_, err := t.put(tx, id, v)
+	return err
+}
+
+func (t Table[T]) put(tx Tx, id string, v T) (text []byte, err error) {
+	key := t.key(id)
+	if text, err = json.Marshal(v, json.OmitZeroStructFields(true), json.Deterministic(true)); err != nil {
+		return nil, fmt.Errorf("put %s: %w: %w", key, errdefs.ErrInvalidArgument, err)
 	}
-	return tx.Put(t.key(id), value)
+	return text, tx.Put(key, text)
 }
 
 // Delete removes the record of id. It is nil when there is none.

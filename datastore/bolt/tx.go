@@ -56,7 +56,7 @@ func (t *tx) Get(key string) ([]byte, error) {
 		k := place(key)
 		stored := t.records.Get(k)
 		if stored == nil {
-			return fmt.Errorf("get %s: %w", key, errdefs.ErrNotFound)
+			return absent(key)
 		}
 		v, ok := unseal(k, stored)
 		if !ok {
@@ -67,6 +67,12 @@ func (t *tx) Get(key string) ([]byte, error) {
 	})
 	return value, err
 }
+
+// absent is the error of a key that is not there, which is asked for so often that its text is made only when somebody reads it.
+type absent string
+
+func (key absent) Error() string { return "get " + string(key) + ": " + errdefs.ErrNotFound.Error() }
+func (absent) Unwrap() error     { return errdefs.ErrNotFound }
 
 // List reads the whole directory before it yields, so that fn may write while it ranges.
 func (t *tx) List(dir string) iter.Seq2[string, []byte] {
