@@ -31,6 +31,7 @@ type world struct {
 	dir, instance string
 	ready         int
 	quarantined   bool
+	etc           string // directory of the host's files; "": there is no resolver, and there are no files of sandboxes
 	spaces        *netns.Provider
 	walls         *nftables.Opener
 	closers       []func() error
@@ -120,7 +121,12 @@ func (w *world) tryStart() (err error) {
 		stores[name] = s
 		w.closers = append(w.closers, s.Close)
 	}
+	names, files, err := w.openNames()
+	if err != nil {
+		return err
+	}
 	w.Controller, err = sealane.New(context.Background(), sealane.Options{
+		Resolver: names, Files: files,
 		Instance: w.instance, Run: stores["run.db"], Root: stores["root.db"], Spaces: w.spaces, Firewalls: w.walls, Drivers: drivers.All(),
 		IPAM: map[string]ipam.Driver{"default": addresses}, Quarantined: w.quarantined,
 	})
