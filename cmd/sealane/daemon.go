@@ -107,6 +107,12 @@ func (d *daemon) openStores(context.Context) error {
 		return err
 	}
 	d.options.Run, d.options.Root, d.options.Quarantined = run, root, d.lost
+	if d.options.Cluster, err = d.store.open(); err != nil {
+		return err
+	}
+	if d.options.Cluster != nil {
+		d.closing(d.options.Cluster.Close)
+	}
 	kept, err := readLine(d.instanceFile())
 	if err != nil {
 		return err
@@ -224,7 +230,7 @@ func (d *daemon) openCluster(ctx context.Context, pools ipam.Driver) (_ ipam.Dri
 	if d.options.Hostname, err = os.Hostname(); err != nil {
 		return nil, err
 	}
-	if d.options.Advertise, err = advertised(d.advertise, d.store); err != nil {
+	if d.options.Advertise, err = advertised(d.advertise, d.store.url); err != nil {
 		return nil, err
 	}
 	d.options.HostLost = d.hostLost

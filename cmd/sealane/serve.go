@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os/signal"
-	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -18,7 +17,7 @@ import (
 type settings struct {
 	run   string
 	root  string
-	store string
+	store storeFlags
 
 	advertise string
 	hostLost  time.Duration
@@ -53,7 +52,7 @@ running when the daemon ends, and is taken over by the next one.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&s.root, "root", "/var/lib/sealane", "directory of what outlives the boot")
-	flags.StringVar(&s.store, "store", "bolt", "where networks that hosts share are kept: bolt (there are none)")
+	s.store.declare(flags)
 	flags.StringVar(&s.advertise, "advertise", "", "address or interface where other hosts reach this one (where it reaches --store from)")
 	flags.DurationVar(&s.hostLost, "host-lost", 0, "free the endpoints of a host that was away for this long (0: never, \"sealane host rm\" does)")
 	flags.StringVar(&s.firewall, "firewall", "auto", "auto, nftables or none")
@@ -62,8 +61,7 @@ running when the daemon ends, and is taken over by the next one.`,
 	flags.StringVar(&s.plugins, "plugin-dir", "", "directory of Docker plugins' sockets and spec files (/run/docker/plugins, then /etc and /usr/lib/docker/plugins)")
 	flags.BoolVar(&s.docker, "docker", false, "be a plugin of the Docker engine on this host: docker network create -d sealane --ipam-driver sealane NAME")
 	flags.StringVar(&s.config, "config", "", "file of flags in TOML ("+configFile+")")
-	laterFlags(flags, []string{"store-ca", "store-cert", "store-key", "store-token-file", "store-user", "store-password-file",
-		"dns-listen", "metrics"}, []string{"docker-names"})
+	laterFlags(flags, []string{"dns-listen", "metrics"}, []string{"docker-names"})
 	return cmd
 }
 
@@ -72,12 +70,8 @@ func (s settings) check() error {
 	if _, err := groupID(s.group); err != nil {
 		return err
 	}
-	scheme, _, isURL := strings.Cut(s.store, "://")
-	switch {
-	case isURL && (scheme == "consul" || scheme == "etcd"):
-		return fmt.Errorf("--store %s: %w", s.store, errLater)
-	case s.store != "bolt":
-		return fmt.Errorf("--store %.80s: %w: want bolt", s.store, errdefs.ErrInvalidArgument)
+	if _, err := s.store.parse(); err != nil {
+		return err
 	}
 	switch s.firewall {
 	case "auto", "nftables", "none":
