@@ -26,6 +26,7 @@ type ours struct {
 	mode    Mode
 	control *sealane.Controller
 	network sealane.Network
+	spaces  *netns.Provider
 	close   []func() error // in this order
 }
 
@@ -76,11 +77,10 @@ func (o *ours) start() error {
 	if o.mode.Pool {
 		ready = oursReady
 	}
-	spaces, err := netns.New(netns.Options{Run: oursDir, Ready: ready})
-	if err != nil {
+	if o.spaces, err = netns.New(netns.Options{Run: oursDir, Ready: ready}); err != nil {
 		return err
 	}
-	o.close = append(o.close, spaces.Close)
+	o.close = append(o.close, o.spaces.Close)
 	walls, err := nftables.New(nftables.Options{})
 	if err != nil {
 		return err
@@ -90,7 +90,7 @@ func (o *ours) start() error {
 		return err
 	}
 	o.control, err = sealane.New(context.Background(), sealane.Options{
-		Run: run, Root: root, Spaces: spaces, Firewalls: walls,
+		Run: run, Root: root, Spaces: o.spaces, Firewalls: walls,
 		Drivers: drivers.All(), IPAM: map[string]ipam.Driver{"default": addresses},
 	})
 	if err != nil {
@@ -121,23 +121,8 @@ func (o *ours) Attach() (Handle, error) {
 
 func (o *ours) Detach(h Handle) error { return h.(oursAttachment).sandbox.Delete(context.Background()) }
 
-// Prepare waits until the pool is full: until no descriptor has come for a while.
-func (o *ours) Prepare(int) error {
-	if !o.mode.Pool {
-		return nil
-	}
-	const pause, quiet = 2 * time.Millisecond, 10
-	for last, same := 0, 0; same < quiet; time.Sleep(pause) {
-		fds, err := os.ReadDir("/proc/self/fd")
-		if err != nil {
-			return err
-		}
-		if same++; len(fds) != last {
-			last, same = len(fds), 0
-		}
-	}
-	return nil
-}
+// Prepare waits until the pool is full.
+func (o *ours) Prepare(int) error { return o.spaces.Filled(context.Background()) }
 
 func (o *ours) Publish(h Handle, ports firewall.Range) error {
 	return h.(oursAttachment).endpoint.Update(context.Background(), func(s *endpoint.Spec) error {

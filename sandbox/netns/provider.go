@@ -133,5 +133,8 @@ func (p *Provider) Close() error {
 	return errors.Join(errs...)
 }
 
+// Filled waits until as many namespaces are ready as Options.Ready says, or ctx ends.
+func (p *Provider) Filled(ctx context.Context) error { return p.ready.wait(ctx) }
+
 // Drain waits until what was removed by now is gone, and says what could not be.
 func (p *Provider) Drain(ctx context.Context) error { return p.reaper.wait(ctx) }

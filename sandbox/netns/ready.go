@@ -1,6 +1,7 @@
 package netns
 
 import (
+	"context"
 	"sync"
 	"time"
 )
@@ -16,15 +17,17 @@ type ready struct {
 
 	mu      sync.Mutex
 	spaces  []*space
-	taken   time.Time // when the last one was
+	taken   time.Time     // when the last one was
+	full    chan struct{} // closed while as many are ready as there should be
 	wake    chan struct{}
 	stop    chan struct{}
 	stopped chan struct{}
 }
 
 func newReady(size int, produce func() (*space, error)) *ready {
-	r := &ready{size: size, produce: produce, wake: make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{})}
+	r := &ready{size: size, produce: produce, full: make(chan struct{}), wake: make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{})}
 	if size == 0 {
+		close(r.full)
 		close(r.stopped)
 		return r
 	}
@@ -41,6 +44,9 @@ func (r *ready) take() *space {
 	if n == 0 {
 		return nil
 	}
+	if n == r.size {
+		r.full = make(chan struct{})
+	}
 	s := r.spaces[n-1]
 	r.spaces = r.spaces[:n-1]
 	r.taken = time.Now()
@@ -49,6 +55,19 @@ func (r *ready) take() *space {
 	default:
 	}
 	return s
+}
+
+// wait returns when as many are ready as there should be, or ctx ends.
+func (r *ready) wait(ctx context.Context) error {
+	r.mu.Lock()
+	full := r.full
+	r.mu.Unlock()
+	select {
+	case <-full:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 func (r *ready) run() {
@@ -76,7 +95,9 @@ func (r *ready) run() {
 				break // whoever needs one makes it then, and is told why that fails
 			}
 			r.mu.Lock()
-			r.spaces = append(r.spaces, s)
+			if r.spaces = append(r.spaces, s); len(r.spaces) == r.size {
+				close(r.full)
+			}
 			r.mu.Unlock()
 		}
 	}
