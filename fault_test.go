@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"regexp"
 	"slices"
@@ -127,8 +128,12 @@ func (m *machine) start() error {
 	}
 	all := drivers.All()
 	all["acting"] = m.acting
+	if m.shared == nil {
+		all["overlay"] = peered{all["overlay"]}
+	}
 	o := sealane.Options{Run: touchy{m.run, m}, Root: touchy{m.root, m}, Spaces: m.kernel,
-		Firewalls: m.walls, Resolver: m.names, Files: m.files, Drivers: all, IPAM: map[string]ipam.Driver{"default": addresses}, Find: m.find, Logger: m.log}
+		Firewalls: m.walls, Resolver: m.names, Files: m.files, Drivers: all, IPAM: map[string]ipam.Driver{"default": addresses}, Find: m.find, Logger: m.log,
+		Advertise: addr("192.0.2.1")}
 	if m.shared != nil {
 		m.shared.options(&o, addresses)
 	}
@@ -158,6 +163,28 @@ func (m *machine) idle() {
 	if m.Controller != nil && !m.Idle(ctx) {
 		m.t.Error("still busy after 2 s")
 	}
+}
+
+// peered is the overlay driver for networks of this host alone, with peers that nobody published.
+type peered struct{ netdriver.Driver }
+
+func (peered) Capability(context.Context) (netdriver.Capability, error) {
+	return netdriver.Capability{Type: "overlay", Scope: netdriver.Local, Connectivity: netdriver.Global, Computes: true}, nil
+}
+
+func (d peered) Numbers(n netdriver.Network) (first, last uint32, option string, err error) {
+	return d.Driver.(netdriver.Numbered).Numbers(n)
+}
+
+func (d peered) CreateNetwork(ctx context.Context, in netdriver.Input) (netdriver.Plan, error) {
+	for i, subnet := range in.Network.Subnets {
+		far := subnet.Gateway.Addr().Next().Next().Next()
+		in.Peers = append(in.Peers, netdriver.Peer{
+			Published: endpoint.Published{ID: endpoint.ID(id(i + 100)), Addresses: []netip.Prefix{netip.PrefixFrom(far, subnet.Gateway.Bits())}, MAC: endpoint.MAC(far)},
+			Tunnel:    addr("192.0.2.2"),
+		})
+	}
+	return d.Driver.CreateNetwork(ctx, in)
 }
 
 // touchy is a store whose every call can fail, an Update also after it happened.
@@ -193,14 +220,18 @@ var random = regexp.MustCompile(`\b(sv|sp)[0-9a-f]{12}|fa:ce:[0-9a-f:]{11}`)
 func (m *machine) state() string {
 	m.t.Helper()
 	m.idle()
-	wall, err := m.walls.Open(m.t.Context(), "")
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	defer wall.Close()
-	terms, err := wall.Observe(m.t.Context())
-	if err != nil {
-		m.t.Fatal(err)
+	var terms []map[string]firewall.Terms
+	for _, key := range []string{"", "/run/fake/netns/" + id(1), "/run/fake/netns/" + id(2)} {
+		wall, err := m.walls.Open(m.t.Context(), key)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		of, err := wall.Observe(m.t.Context())
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		wall.Close()
+		terms = append(terms, of)
 	}
 	lines := strings.Split(random.ReplaceAllString(m.kernel.Dump(), "*"), "\n")
 	slices.Sort(lines) // links come by name, and the names are random
@@ -336,7 +367,7 @@ func call(o op, m *machine) (err error) {
 // life cycle. Then the world is as if nothing had failed, either before the call or after it, and calling again succeeds or says that all
 // is done.
 func TestFaultAtEveryTouch(t *testing.T) {
-	for _, test := range []struct{ name, driver, path string }{{"bridge", "bridge", ""}, {"acting", "acting", ""}, {"plugin", "plugged", ""}, {"theirs", "bridge", theirs}} {
+	for _, test := range []struct{ name, driver, path string }{{"bridge", "bridge", ""}, {"acting", "acting", ""}, {"plugin", "plugged", ""}, {"theirs", "bridge", theirs}, {"overlay", "overlay", ""}} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel() // most of it is waiting
 			ops := script(test.driver, test.path)

@@ -238,7 +238,7 @@ func (c *Controller) mendNetwork(ctx context.Context, id endpoint.NetworkID) err
 	if err != nil || !found {
 		return err
 	}
-	if err := c.mendHeldNetwork(ctx, id); err != nil {
+	if err := c.mendHeldNetwork(ctx, id, nil); err != nil {
 		return err
 	}
 	if err := c.mendEndpoints(ctx, n); err != nil {
@@ -252,7 +252,7 @@ func (c *Controller) mendNetwork(ctx context.Context, id endpoint.NetworkID) err
 	return c.convergeMembers(ctx, id, seen)
 }
 
-func (c *Controller) mendHeldNetwork(ctx context.Context, id endpoint.NetworkID) error {
+func (c *Controller) mendHeldNetwork(ctx context.Context, id endpoint.NetworkID, seen *observation) error {
 	unlock, err := c.locks.exclusive(ctx, networkOwner(id))
 	if err != nil {
 		return err
@@ -263,7 +263,7 @@ func (c *Controller) mendHeldNetwork(ctx context.Context, id endpoint.NetworkID)
 		return err
 	}
 	c.facts.outdate()
-	return c.convergeNetwork(ctx, n, nil)
+	return c.convergeNetwork(ctx, n, seen)
 }
 
 // mendEndpoints has a driver that acts hold what the network's endpoints want of it.
@@ -388,6 +388,9 @@ func (c *Controller) keepWatching(ctx context.Context, what string, watch func(c
 	const pause = time.Second
 	for {
 		for name, err := range watch(ctx) {
+			if ctx.Err() != nil {
+				return
+			}
 			if err != nil {
 				c.log.Warn("watching broke off; beginning again", "what", what, "error", err)
 				c.mender.later("", nil)

@@ -216,12 +216,7 @@ func (c *Controller) mendAll(ctx context.Context) error {
 			c.mender.later(networkOwner(n.ID), nil) // who does not answer holds nobody up
 			continue
 		}
-		unlock, err := c.locks.exclusive(ctx, networkOwner(n.ID))
-		if err == nil {
-			err = c.convergeNetwork(ctx, n, seen)
-			unlock()
-		}
-		errs = append(errs, err)
+		errs = append(errs, c.mendHeldNetwork(ctx, n.ID, seen))
 		c.events.tell("network", "repair", string(n.ID), "name", n.Name)
 	}
 	for s, err := range c.Sandboxes(ctx) {

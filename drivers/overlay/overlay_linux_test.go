@@ -383,4 +383,3 @@ func TestOnTheWire(t *testing.T) {
 		t.Errorf("tcpdump: %s", text)
 	}
 }
-
