@@ -350,8 +350,9 @@ func dump(t *testing.T, s datastore.Store, dirs ...string) (all []string) {
 	return all
 }
 
-func TestSharedNetworkIsSeenByAll(t *testing.T) {
-	hosts := newCluster(t, 3)
+func TestSharedNetworkIsSeenByAll(t *testing.T) { sharedNetworkIsSeenByAll(t, newCluster(t, 3)) }
+
+func sharedNetworkIsSeenByAll(t *testing.T, hosts []*member) {
 	a, b, c := hosts[0], hosts[1], hosts[2]
 	blue := a.network("blue", "10.9.0.0/24")
 	for _, h := range hosts {
@@ -403,8 +404,9 @@ func TestSharedNetworkIsSeenByAll(t *testing.T) {
 }
 
 // A host that was rebooted has no endpoints; one that only cannot be reached keeps them.
-func TestRebootedAndUnreachableHosts(t *testing.T) {
-	hosts := newCluster(t, 3)
+func TestRebootedAndUnreachableHosts(t *testing.T) { rebootedAndUnreachableHosts(t, newCluster(t, 3)) }
+
+func rebootedAndUnreachableHosts(t *testing.T, hosts []*member) {
 	a, b := hosts[0], hosts[1]
 	a.network("blue", "10.9.0.0/24")
 	one := a.mustAttach("blue", "one")
@@ -442,8 +444,9 @@ func (h *member) stateOf(id string) string {
 
 // The death of a host: an operator says so, its name and its address are used elsewhere, and when it comes back after all it takes down
 // what was given away and keeps the rest.
-func TestRemovedHost(t *testing.T) {
-	hosts := newCluster(t, 3)
+func TestRemovedHost(t *testing.T) { removedHost(t, newCluster(t, 3)) }
+
+func removedHost(t *testing.T, hosts []*member) {
 	a, b := hosts[0], hosts[1]
 	a.network("blue", "10.9.0.0/24")
 	web, db := a.mustAttach("blue", "web"), a.mustAttach("blue", "db")
@@ -509,8 +512,9 @@ func (h *member) watchEvents() (told func() string) {
 }
 
 // An endpoint of a dead host is given up alone: `network disconnect -f`.
-func TestForgetEndpointOfDeadHost(t *testing.T) {
-	hosts := newCluster(t, 2)
+func TestForgetEndpointOfDeadHost(t *testing.T) { forgetEndpointOfDeadHost(t, newCluster(t, 2)) }
+
+func forgetEndpointOfDeadHost(t *testing.T, hosts []*member) {
 	a, b := hosts[0], hosts[1]
 	a.network("blue", "10.9.0.0/24")
 	web := a.mustAttach("blue", "web")
@@ -547,8 +551,9 @@ func TestForgetEndpointOfDeadHost(t *testing.T) {
 
 // With the store away endpoints come and go in held blocks, and what needs the others is Unavailable. When it is back all is told, and a
 // name that was taken meanwhile is dropped with an event.
-func TestStoreAway(t *testing.T) {
-	hosts := newCluster(t, 2)
+func TestStoreAway(t *testing.T) { storeAway(t, newCluster(t, 2)) }
+
+func storeAway(t *testing.T, hosts []*member) {
 	a, b := hosts[0], hosts[1]
 	a.network("blue", "10.9.0.0/24")
 	a.mustAttach("blue", "one")

@@ -1,0 +1,62 @@
+package sealane_test
+
+import (
+	"flag"
+	"fmt"
+	"testing"
+
+	"github.com/sealane/sealane/datastore"
+	"github.com/sealane/sealane/datastore/consul"
+	"github.com/sealane/sealane/datastore/etcd"
+	"github.com/sealane/sealane/internal/servertest"
+)
+
+// scenarios are what hosts agree on, whatever the store: the multi-host tests of libnetwork (networks and services seen, taken, used and
+// removed from every host; the death of a host) and what goes beyond them.
+var scenarios = []struct {
+	name  string
+	hosts int
+	show  func(*testing.T, []*member)
+}{
+	{"SharedNetworkIsSeenByAll", 3, sharedNetworkIsSeenByAll},
+	{"RebootedAndUnreachableHosts", 3, rebootedAndUnreachableHosts},
+	{"RemovedHost", 3, removedHost},
+	{"ForgetEndpointOfDeadHost", 2, forgetEndpointOfDeadHost},
+	{"StoreAway", 2, storeAway},
+	{"OneOwnerWhoeverAsksAtOnce", 5, oneOwnerWhoeverAsksAtOnce},
+	{"Partition", 5, partition},
+	{"AttachTouchesTheStoreOnce", 2, attachTouchesTheStoreOnce},
+	{"BlocksHoldTheNetwork", 3, blocksHoldTheNetwork},
+}
+
+var servers = flag.Bool("servers", true, "run the scenarios on Consul and etcd too")
+
+func TestScenariosOnServers(t *testing.T) {
+	if !*servers {
+		return
+	}
+	for kind, client := range map[servertest.Kind]func(*testing.T, *servertest.Cluster, string) (datastore.Store, error){
+		servertest.Consul: func(t *testing.T, c *servertest.Cluster, prefix string) (datastore.Store, error) {
+			return consul.Open(consul.Options{Address: c.Endpoints()[0], Prefix: prefix, Dial: c.Servers[0].Host.DialContext})
+		},
+		servertest.Etcd: func(t *testing.T, c *servertest.Cluster, prefix string) (datastore.Store, error) {
+			return etcd.Open(etcd.Options{Endpoints: c.Endpoints(), Prefix: prefix, Dial: c.Servers[0].Host.DialContext})
+		},
+	} {
+		t.Run(fmt.Sprint(kind), func(t *testing.T) {
+			server := servertest.One(t, kind, servertest.Options{})
+			for _, s := range scenarios {
+				t.Run(s.name, func(t *testing.T) {
+					s.show(t, clusterOn(t, s.hosts, func(int) datastore.Store {
+						store, err := client(t, server, "test/"+s.name)
+						if err != nil {
+							t.Fatal(err)
+						}
+						t.Cleanup(func() { _ = store.Close() })
+						return store
+					}))
+				})
+			}
+		})
+	}
+}
