@@ -290,7 +290,11 @@ func script(driver, path string) []op {
 	ep := func(m *machine, n string) endpoint.Endpoint { return must(network(m, n).Endpoint(ctx, n)) }
 	creates := func(n int, name string) op {
 		return op{"create network " + name, func(m *machine) error {
-			_, err := m.CreateNetwork(ctx, sealane.NetworkSpec{ID: endpoint.NetworkID(id(n)), Name: name, Driver: driver, IPv6: true})
+			s := sealane.NetworkSpec{ID: endpoint.NetworkID(id(n)), Name: name, Driver: driver, IPv6: true}
+			if m.shared != nil { // IPv6 has no predefined subnets that hosts share
+				s.Scope, s.IPv6 = netdriver.Global, false
+			}
+			_, err := m.CreateNetwork(ctx, s)
 			return err
 		}}
 	}

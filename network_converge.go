@@ -245,7 +245,13 @@ func (c *Controller) networkIsGone(ctx context.Context, n netdriver.Network, own
 	if _, err := c.withdrawn.wait(ctx); err != nil {
 		return err
 	}
-	if err = c.convergeLeases(ctx, n); err == nil {
+	if n.Scope == netdriver.Global { // after a restart nobody may have asked for them yet, and blocks go back with them
+		err = c.replaySubnets(ctx, n)
+	}
+	if err == nil {
+		err = c.convergeLeases(ctx, n)
+	}
+	if err == nil {
 		err = c.releaseSubnets(ctx, n)
 	}
 	if err != nil && n.Forgotten {
