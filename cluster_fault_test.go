@@ -136,4 +136,3 @@ func (h *member) differs(want string) (d string) {
 		}
 	}
 }
-
