@@ -25,9 +25,12 @@ import (
 
 // Options are what a plugin is made of. The caller keeps what it gives.
 type Options struct {
-	Name       string // of the plugin, as in docker network create -d NAME
-	Driver     string // that its networks have; "": bridge
-	IPAM       string // that its addresses come from; "": default
+	Name       string          // of the plugin, as in docker network create -d NAME
+	Driver     string          // that its networks have; "": bridge
+	IPAM       string          // that its addresses come from; "": default
+	Shared     bool            // its networks are found by name, and those of many hosts' engines are one of ours (shared.go)
+	Host       string          // id of this host, and
+	Cluster    datastore.Store // what it shares with others; nil: it is alone
 	Controller *sealane.Controller
 	Run, Root  datastore.Store // the Controller's
 	// Engine is asked what it still knows; nil: nobody is, and nothing is swept.
@@ -64,10 +67,20 @@ func New(o Options) *Plugin {
 }
 
 // Network is the plugin's network driver. It implements netdriver.ExternalConnector and netdriver.Informer.
-func (p *Plugin) Network() netdriver.Driver { return networks{p} }
+func (p *Plugin) Network() netdriver.Driver {
+	if p.Shared {
+		return sharedNetworks{networks{p}}
+	}
+	return networks{p}
+}
 
 // Addresses is the plugin's address driver.
-func (p *Plugin) Addresses() ipam.Driver { return addresses{p} }
+func (p *Plugin) Addresses() ipam.Driver {
+	if p.Shared {
+		return sharedAddresses{addresses{p}}
+	}
+	return addresses{p}
+}
 
 // id is ours for what the engine calls theirs: the same each time, and safe in paths and link names.
 func (p *Plugin) id(kind, theirs string) string {

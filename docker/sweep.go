@@ -114,6 +114,12 @@ func (s *sweep) endpoints(ctx context.Context, b binding, n EngineNetwork) error
 		if err != nil {
 			return err
 		}
+		if e.Spec.Labels[labelLease] == s.p.Name && !s.addressed(e) && s.due("lease "+string(e.ID), s.p.Patience) {
+			if err := s.p.deleteEndpoint(ctx, b.Network, e.ID); err != nil {
+				return err
+			}
+			continue
+		}
 		if _, known := n.Endpoints[e.Spec.Labels[labelEndpoint]]; known || e.Spec.Labels[labelNetwork] != b.Docker {
 			continue
 		}
@@ -126,6 +132,11 @@ func (s *sweep) endpoints(ctx context.Context, b binding, n EngineNetwork) error
 		}
 	}
 	return nil
+}
+
+// addressed says that a container has one of an endpoint's addresses, as far as the engine knows.
+func (s *sweep) addressed(e endpoint.Info) bool {
+	return slices.ContainsFunc(e.Addresses, func(a netip.Prefix) bool { return s.addresses[a.Addr()] })
 }
 
 // leases gives up pools and addresses of engines that nothing uses.

@@ -16,7 +16,7 @@ import (
 
 // plugins are the names under which Docker engines find us, with the drivers that their networks have.
 func plugins() map[string]string {
-	return map[string]string{"sealane": "bridge"}
+	return map[string]string{"sealane": "bridge", "sealane-overlay": "overlay"}
 }
 
 // find looks for other people's plugins; our own, seen from an engine, are not ours to use.
@@ -39,11 +39,14 @@ func (d *daemon) serveDocker(ctx context.Context) error {
 		return err
 	}
 	for name, driver := range plugins() {
+		if driver == "overlay" && d.options.Cluster == nil {
+			continue // there is nobody to share with
+		}
 		l, err := d.pluginSocket(name)
 		if err != nil {
 			return err
 		}
-		p := docker.New(docker.Options{Name: name, Driver: driver, Controller: d.controller, Run: d.options.Run, Root: d.options.Root,
+		p := docker.New(docker.Options{Name: name, Driver: driver, Shared: driver == "overlay", Host: d.host, Cluster: d.options.Cluster, Controller: d.controller, Run: d.options.Run, Root: d.options.Root,
 			Engine: engine, Logger: d.log})
 		d.servePlugin(ctx, l, p)
 	}
