@@ -93,7 +93,7 @@ func TestPortTakenMeanwhileIsNotWithdrawn(t *testing.T) {
 	thief.Close()
 }
 
-// What somebody deletes by hand is there again within a second, and told.
+// What somebody deletes, sets down or takes apart by hand is as it was within a second, and told.
 func TestDeletedByHandIsRepaired(t *testing.T) {
 	w := newWorld(t)
 	blue := w.network(sealane.NetworkSpec{Name: "blue", IPv6: true})
@@ -111,7 +111,12 @@ func TestDeletedByHandIsRepaired(t *testing.T) {
 		do   []string
 	}{
 		{"link", []string{"ip", "link", "delete", veth}},
+		{"link set down", []string{"ip", "link", "set", veth, "down"}},
+		{"link off its bridge", []string{"ip", "link", "set", veth, "nomaster"}},
 		{"bridge", []string{"ip", "link", "delete", bridge}},
+		{"bridge set down", []string{"ip", "link", "set", bridge, "down"}},
+		{"IPv4 address of a bridge", []string{"ip", "-4", "addr", "flush", "dev", bridge}},
+		{"IPv6 addresses of a bridge", []string{"ip", "-6", "addr", "flush", "dev", bridge}},
 		{"rules", []string{"nft", "flush", "ruleset"}},
 		{"table", []string{"nft", "delete", "table", "inet", "sealane"}},
 	} {

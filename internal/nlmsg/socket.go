@@ -99,6 +99,15 @@ func (s *Socket) SetBuffers(n int) error {
 // FD is the descriptor, to be used before Close only.
 func (s *Socket) FD() int { return s.fd }
 
+// Port is the number by which the kernel says whose request made something happen.
+func (s *Socket) Port() (uint32, error) {
+	name, err := unix.Getsockname(s.fd)
+	if err != nil {
+		return 0, fmt.Errorf("netlink port: %w", err)
+	}
+	return name.(*unix.SockaddrNetlink).Pid, nil
+}
+
 // Close closes the socket.
 func (s *Socket) Close() error {
 	if s.fd < 0 {

@@ -53,9 +53,19 @@ func next(r *room, news <-chan string) string {
 	}
 }
 
-// Watch tells of links that others delete, by hand or with the namespace at their far end, and of none that we delete: the last one told is
-// the only one.
-func TestWatchTellsOfOthersDeletesOnly(t *testing.T) {
+// another is the next owner who is not the one told of before: what is done by hand may be told in several pieces.
+func another(r *room, news <-chan string, before string) string {
+	r.Helper()
+	for {
+		if s := next(r, news); s != before {
+			return s
+		}
+	}
+}
+
+// Watch tells of links that others set down, take off their bridge, take addresses from or delete, by hand or with the namespace at their
+// far end, and of nothing that we do: what is told next is the only thing.
+func TestWatchTellsOfOthersHarmOnly(t *testing.T) {
 	r := newRoom(t, 0)
 	news := watched(r)
 	// A socket that is not listening yet misses what happens: repeat until the first is heard.
@@ -80,15 +90,47 @@ func TestWatchTellsOfOthersDeletesOnly(t *testing.T) {
 	r.change(r.host, "ep/2", sandbox.Config{}, outer)
 	sb.Close()
 	r.remove(name) // its end takes the veth with it
-	if got, want := next(r, news), outer.Links[0].Owner; got != want {
+	if got, want := another(r, news, "net/0"), outer.Links[0].Owner; got != want {
 		t.Errorf("told of %s, want %s", got, want)
 	}
-	r.change(r.host, "net/1", bridge(), sandbox.Config{})
-	r.change(r.host, "net/9", sandbox.Config{}, sandbox.Config{Links: []sandbox.Link{{Name: "sl-9", Owner: "net/9", Bridge: &sandbox.Bridge{}}}})
-	r.h.Run("ip", "link", "del", "sl-9")
-	if got := next(r, news); got != "net/9" {
-		t.Errorf("told of %s, want net/9", got)
+	third, _ := r.create()
+	port, inner := endpoint(3, third.Key())
+	r.change(r.host, "ep/3", sandbox.Config{}, port)
+	r.change(third, "sb/3", sandbox.Config{}, inner)
+	before, veth := outer.Links[0].Owner, port.Links[0]
+	for _, c := range []struct {
+		harm, mend []string
+		want       string
+	}{
+		{[]string{"link", "set", veth.Name, "nomaster"}, []string{"link", "set", veth.Name, "master", bridgeName}, veth.Owner},
+		{[]string{"addr", "del", "10.0.0.1/16", "dev", bridgeName}, []string{"addr", "add", "10.0.0.1/16", "dev", bridgeName}, "net/1"},
+		{[]string{"link", "set", veth.Name, "down"}, []string{"link", "set", veth.Name, "up"}, veth.Owner},
+		{[]string{"addr", "del", "fd00:1::1/64", "dev", bridgeName}, []string{"addr", "add", "fd00:1::1/64", "dev", bridgeName, "nodad"}, "net/1"},
+	} {
+		r.h.Run("ip", c.harm...)
+		if got := another(r, news, before); got != c.want {
+			t.Errorf("ip %v: told of %s, want %s", c.harm, got, c.want)
+		}
+		r.h.Run("ip", c.mend...)
+		before = c.want
 	}
+	mark := func(owner, before string) {
+		r.change(r.host, owner, sandbox.Config{}, sandbox.Config{Links: []sandbox.Link{{Name: "sl-mark", Owner: owner, Bridge: &sandbox.Bridge{}}}})
+		r.h.Run("ip", "link", "del", "sl-mark")
+		if got := another(r, news, before); got != owner {
+			t.Errorf("told of %s, want %s", got, owner)
+		}
+	}
+	mark("net/8", before)
+	moved := bridge()
+	moved.Links[0].Addrs = prefixes("10.9.0.1/16", "fd00:1::1/64")
+	r.change(r.host, "net/1", bridge(), moved)
+	r.change(r.host, "net/1", moved, bridge())
+	r.change(r.host, "ep/3", port, sandbox.Config{})
+	third.Close()
+	r.drain()
+	r.change(r.host, "net/1", bridge(), sandbox.Config{})
+	mark("net/9", "net/8")
 }
 
 // Gone tells of paths that are unlinked and processes that exit, though they were closed long ago, and of no other.

@@ -37,6 +37,7 @@ type Provider struct {
 	groups         groups
 	lock           int           // descriptor
 	sock           *nlmsg.Socket // of the host
+	port           uint32        // of sock
 	cookie         uint64        // of the host
 	announcer      announcer
 	procfs         *procfs
@@ -86,6 +87,9 @@ func (p *Provider) open(o Options) error {
 		return err
 	}
 	if p.sock, err = nlmsg.Open(p.host, unix.NETLINK_ROUTE); err != nil {
+		return err
+	}
+	if p.port, err = p.sock.Port(); err != nil {
 		return err
 	}
 	if p.cookie, err = cookie(p.sock.FD()); err != nil {

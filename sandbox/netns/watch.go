@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"math/bits"
 	"os"
 	"time"
 
@@ -15,15 +14,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Watch yields the owner of each link of ours that somebody else deleted from the host, until ctx ends. What we delete ourselves is not
-// told. It ends with Unavailable when the kernel had to drop news: observe, and watch again. In a namespace of a network's own, which has
-// a bridge of ours, it yields who has lost a link or an entry, or had one changed. In other namespaces nothing is marked and it only waits.
+// Watch yields the owner of each link of ours in the host that somebody else deleted, set down or took off its bridge, or of whose addresses
+// somebody removed one, until ctx ends. What we do ourselves is not told. It ends with Unavailable when the kernel had to drop news: observe,
+// and watch again. In a namespace of a network's own, which has a bridge of ours, it yields who has lost a link or an entry, or had one
+// changed. In other namespaces nothing is marked and it only waits.
 func (n *Namespace) Watch(ctx context.Context) iter.Seq2[string, error] {
-	what, hears := news{groups: []uint32{unix.RTNLGRP_LINK}, types: []uint16{unix.RTM_DELLINK}}, n.p.lost
+	var what news
+	var hears func([]byte) (string, bool)
 	switch {
 	case n.host:
+		what, hears = n.p.harm(), n.p.harmed
 	case n.ours:
-		what = news{groups: []uint32{unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH}, types: []uint16{unix.RTM_DELLINK, unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH}}
+		what = news{[]uint32{unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH}, match(ofType(unix.RTM_DELLINK), ofType(unix.RTM_NEWNEIGH), ofType(unix.RTM_DELNEIGH))}
 		hears = n.hurt
 	default:
 		return func(func(string, error) bool) { <-ctx.Done() }
@@ -38,8 +40,19 @@ func (n *Namespace) Watch(ctx context.Context) iter.Seq2[string, error] {
 
 // news is what a socket is woken by.
 type news struct {
-	groups []uint32
-	types  []uint16
+	groups  []uint32
+	program []unix.SockFilter
+}
+
+// harm is what others may do to the host's links of ours. A link that we give up says so by its group. The kernel tells that a port has left
+// its bridge without a group: one that goes because it is deleted is down by then.
+func (p *Provider) harm() news {
+	return news{[]uint32{unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR}, match(
+		all(ofType(unix.RTM_DELLINK), ofFamily(unix.AF_UNSPEC), notOf(p.groups), ofInstances()),
+		all(ofType(unix.RTM_NEWLINK), ofFamily(unix.AF_UNSPEC), isDown(), notOf(p.groups), ofInstances()),
+		all(ofType(unix.RTM_DELLINK), ofFamily(unix.AF_BRIDGE), isUp()),
+		all(ofType(unix.RTM_DELADDR), notFrom(p.port)),
+	)}
 }
 
 // watch reads news until ctx ends; hears says whose share each is about.
@@ -77,7 +90,7 @@ func listen(path string, what news) (*os.File, error) {
 		return nil, err
 	}
 	f := os.NewFile(uintptr(fd), "links")
-	filter := onlyTypes(what.types)
+	filter := what.program
 	var groups uint32
 	for _, g := range what.groups {
 		groups |= 1 << (g - 1)
@@ -94,26 +107,27 @@ func listen(path string, what news) (*os.File, error) {
 	return f, nil
 }
 
-// onlyTypes is a classic BPF program that lets messages of some netlink types pass. It loads in network order what netlink writes in the
-// machine's.
-func onlyTypes(types []uint16) []unix.SockFilter {
-	program := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: 4}}
-	for i, typ := range types {
-		if binary.NativeEndian.Uint16([]byte{1, 0}) == 1 {
-			typ = bits.ReverseBytes16(typ)
-		}
-		program = append(program, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: uint8(len(types) - i), K: uint32(typ)})
-	}
-	return append(program, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: ^uint32(0)})
-}
-
-// lost reads whose link a message says is gone. One that we gave up or delete says so by its group.
-func (p *Provider) lost(message []byte) (string, bool) {
-	if len(message) < unix.SizeofNlMsghdr {
+// harmed reads whose link a message of harm is about, and makes sure of it where the message does not say.
+func (p *Provider) harmed(message []byte) (string, bool) {
+	const least = unix.SizeofNlMsghdr + unix.SizeofIfAddrmsg
+	if len(message) < least {
 		return "", false
 	}
-	l := parseLink(message[unix.SizeofNlMsghdr:])
-	if p.groups.isDead(l.group) {
+	body := message[unix.SizeofNlMsghdr:]
+	index := binary.NativeEndian.Uint32(body[4:]) // of both structs
+	var l seen
+	var err error
+	switch typ := binary.NativeEndian.Uint16(message[4:]); {
+	case typ == unix.RTM_DELADDR:
+		l, err = look(p.sock, index, "")
+	case body[0] == unix.AF_BRIDGE:
+		if l, err = look(p.sock, index, ""); l.master != 0 {
+			return "", false
+		}
+	default:
+		l = parseLink(body)
+	}
+	if err != nil || p.groups.isDead(l.group) {
 		return "", false
 	}
 	return p.owner(l.alias)
