@@ -111,6 +111,7 @@ var logs = exceptions{}
 
 // programs is packages, apart from commands, examples and test kits, that may start programs.
 var programs = exceptions{
+	"internal/holder":     "the resolver's sockets outlive the daemon in a process of ours",
 	"internal/nstest":     "test hosts check with ip, nft and ping",
 	"internal/servertest": "tests of stores run against real servers",
 }

@@ -57,7 +57,7 @@ func (c *cli) root() *cobra.Command {
 		return usage("%w", err)
 	})
 	root.AddCommand(c.serveCommand(), c.networkCommand(), c.sandboxCommand(), c.runCommand(), c.portCommand(), c.hostCommand(),
-		c.eventsCommand(), c.versionCommand())
+		c.eventsCommand(), c.versionCommand(), c.holdCommand())
 	return root
 }
 

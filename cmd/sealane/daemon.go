@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -23,12 +24,14 @@ import (
 	"github.com/sealane/sealane/datastore/bolt"
 	"github.com/sealane/sealane/drivers"
 	"github.com/sealane/sealane/firewall/nftables"
+	"github.com/sealane/sealane/internal/holder"
 	"github.com/sealane/sealane/ipam"
 	"github.com/sealane/sealane/ipam/block"
 	"github.com/sealane/sealane/ipam/null"
 	"github.com/sealane/sealane/ipam/pool"
 	"github.com/sealane/sealane/remote"
 	"github.com/sealane/sealane/resolver"
+	"github.com/sealane/sealane/resolver/dns"
 	"github.com/sealane/sealane/sandbox/netns"
 )
 
@@ -235,6 +238,38 @@ func (d *daemon) openCluster(ctx context.Context, pools ipam.Driver) (_ ipam.Dri
 	}
 	d.options.HostLost = d.hostLost
 	return block.New(ctx, block.Options{Pool: pools, Store: d.options.Cluster, Host: d.host})
+}
+
+// openResolver takes over the sockets that an earlier daemon left with systemd or the holder. Without a firewall nothing would lead to it.
+func (d *daemon) openResolver(context.Context) error {
+	if d.options.Firewalls == nil {
+		return nil
+	}
+	var keeper interface {
+		dns.Keeper
+		io.Closer
+	}
+	keeper = newHolder(d.run)
+	if store, able := holder.NewSystemd("resolver-"); able {
+		keeper = store
+	}
+	d.closing(keeper.Close)
+	names, err := dns.New(dns.Options{Keeper: keeper})
+	if err != nil {
+		return err
+	}
+	d.closing(names.Close)
+	for _, l := range d.listeners {
+		at, networks, err := parseListener(l)
+		if err == nil {
+			_, err = names.Listen(at, networks...)
+		}
+		if err != nil {
+			return fmt.Errorf("--dns-listen %s: %w", l, err)
+		}
+	}
+	d.options.Resolver = names
+	return nil
 }
 
 // openController restores. When it returns what the records say is so.

@@ -27,6 +27,7 @@ type settings struct {
 	config    string
 	plugins   string
 	docker    bool
+	listeners []string
 }
 
 func (c *cli) serveCommand() *cobra.Command {
@@ -60,8 +61,10 @@ running when the daemon ends, and is taken over by the next one.`,
 	flags.StringVar(&s.instance, "instance", "", "name that marks what is ours in this network namespace (the one kept in --root, at first sealane)")
 	flags.StringVar(&s.plugins, "plugin-dir", "", "directory of Docker plugins' sockets and spec files (/run/docker/plugins, then /etc and /usr/lib/docker/plugins)")
 	flags.BoolVar(&s.docker, "docker", false, "be a plugin of the Docker engine on this host: docker network create -d sealane --ipam-driver sealane NAME")
+	flags.StringArrayVar(&s.listeners, "dns-listen", nil,
+		"answer names at an address of the host too, as 127.0.0.1:5300 or, for others, 192.0.2.1:53=NETWORK,NETWORK; may be repeated")
 	flags.StringVar(&s.config, "config", "", "file of flags in TOML ("+configFile+")")
-	laterFlags(flags, []string{"dns-listen", "metrics"}, []string{"docker-names"})
+	laterFlags(flags, []string{"metrics"}, []string{"docker-names"})
 	return cmd
 }
 
@@ -69,6 +72,11 @@ running when the daemon ends, and is taken over by the next one.`,
 func (s settings) check() error {
 	if _, err := groupID(s.group); err != nil {
 		return err
+	}
+	for _, l := range s.listeners {
+		if _, _, err := parseListener(l); err != nil {
+			return fmt.Errorf("--dns-listen %.80s: %w", l, err)
+		}
 	}
 	if _, err := s.store.parse(); err != nil {
 		return err
@@ -89,7 +97,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger, ready func()) (err
 	}
 	d := &daemon{settings: s, log: log}
 	defer func() { err = errors.Join(err, d.close()) }()
-	for _, step := range []func(context.Context) error{d.openDirectories, d.openStores, d.openRooms, d.openController, d.serveDocker, d.listen} {
+	for _, step := range []func(context.Context) error{d.openDirectories, d.openStores, d.openRooms, d.openResolver, d.openController, d.serveDocker, d.listen} {
 		if err := step(ctx); err != nil {
 			return err
 		}

@@ -17,9 +17,11 @@ func (r *Resolver) open(ns sandbox.Namespace, id sandbox.ID) (*box, error) {
 	b := &box{cookie: ns.Cookie(), turn: &turn{}}
 	kept := r.takeKept(string(id))
 	if b.adopt(kept) {
-		return b, nil
+		return b, r.keep(id, b) // so that the Keeper knows where they are
 	}
-	err := closeAll(kept)
+	if err := closeAll(kept); err != nil {
+		return nil, err
+	}
 	if err := nsthread.Do(ns.Key(), func() error { return b.listen(netip.AddrPortFrom(resolver.Address(), 0)) }); err != nil {
 		if errors.Is(err, unix.ENOENT) {
 			err = fmt.Errorf("%w: %w", errdefs.ErrNotFound, err)
@@ -29,13 +31,17 @@ func (r *Resolver) open(ns sandbox.Namespace, id sandbox.ID) (*box, error) {
 	if got, _ := cookieOf(b.udp); got != b.cookie {
 		return nil, errors.Join(fmt.Errorf("%w: %s leads to another namespace now", errdefs.ErrNotFound, ns.Key()), closeAll([]int{b.udp, b.tcp}))
 	}
-	if r.options.Keeper != nil {
-		err = r.options.Keeper.Keep(string(id), b.udp, b.tcp)
-	}
-	if err != nil {
+	if err := r.keep(id, b); err != nil {
 		return nil, errors.Join(err, closeAll([]int{b.udp, b.tcp}))
 	}
 	return b, nil
+}
+
+func (r *Resolver) keep(id sandbox.ID, b *box) error {
+	if r.options.Keeper == nil {
+		return nil
+	}
+	return r.options.Keeper.Keep(string(id), b.udp, b.tcp)
 }
 
 // adopt takes sockets over if they are a pair in the right namespace.
