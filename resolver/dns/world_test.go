@@ -31,12 +31,13 @@ type world struct {
 	spaces *netns.Provider
 	walls  *nftables.Opener
 	inside map[sandbox.ID]*nstest.Host
+	ns     map[sandbox.ID]sandbox.Namespace
 	n      int
 }
 
 func newWorld(t testing.TB, change func(*dns.Options)) *world {
 	t.Helper()
-	w := &world{t: t, host: nstest.New(t, "host"), etc: t.TempDir(), inside: map[sandbox.ID]*nstest.Host{}}
+	w := &world{t: t, host: nstest.New(t, "host"), etc: t.TempDir(), inside: map[sandbox.ID]*nstest.Host{}, ns: map[sandbox.ID]sandbox.Namespace{}}
 	var err error
 	if w.spaces, err = netns.New(netns.Options{Host: w.host.Path(), Run: t.TempDir(), Instance: "dns"}); err != nil {
 		t.Fatal(err)
@@ -92,6 +93,7 @@ func (w *world) redirected(ctx context.Context, ns sandbox.Namespace, v resolver
 		return nil, err
 	}
 	if w.inside[v.Sandbox] == nil {
+		w.ns[v.Sandbox] = ns
 		w.inside[v.Sandbox] = nstest.At(w.t, string(v.Sandbox), ns.Key())
 	}
 	wall, err := w.walls.Open(ctx, ns.Key())
