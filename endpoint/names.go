@@ -9,16 +9,13 @@ import (
 )
 
 // DNSNames are what an endpoint in a sandbox is called on its network, each once: its name, which is what its addresses are called, its
-// aliases, the first 12 digits of the sandbox's id, and the sandbox's hostname.
+// aliases, the first 12 digits of the sandbox's id, and the sandbox's hostname. Of a zero sandbox there are the first two.
 func (e Info) DNSNames(s sandbox.Info) []string {
 	names := append([]string{e.Spec.Name}, e.Spec.Aliases...)
-	names = append(names, string(s.ID[:min(12, len(s.ID))]))
-	if s.Spec.Names.Hostname != "" {
-		names = append(names, s.Spec.Names.Hostname)
-	}
+	names = append(names, string(s.ID[:min(12, len(s.ID))]), s.Spec.Names.Hostname)
 	var kept []string
 	for _, n := range names {
-		if !slices.Contains(kept, n) {
+		if n != "" && !slices.Contains(kept, n) {
 			kept = append(kept, n)
 		}
 	}

@@ -134,7 +134,13 @@ func (d Directory) Write(_ context.Context, id sandbox.ID, t Texts) error {
 
 // write changes the files between writing down what may be in them and what is.
 func (t Texts) write(dir string) error {
-	l, err := openLedger(dir)
+	l, err := openLedger(dir, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := t.create(dir); !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		l, err = openLedger(dir, os.O_CREATE) // somebody was faster, or the ledger was taken away
+	}
 	if err != nil {
 		return err
 	}
@@ -145,7 +151,7 @@ func (t Texts) write(dir string) error {
 	}
 	hosts := func(text string, there bool) string {
 		if !there {
-			return strings.Join(append(slices.Clone(t.Hosts), ""), "\n")
+			return t.hosts()
 		}
 		return MergeHosts(text, func(line string) bool { return l.has(hostsFile, line) }, unrepeated(t.Hosts))
 	}
@@ -155,6 +161,58 @@ func (t Texts) write(dir string) error {
 		return err
 	}
 	return l.keep(units)
+}
+
+// hosts is the whole file.
+func (t Texts) hosts() string { return strings.Join(append(slices.Clone(t.Hosts), ""), "\n") }
+
+// create makes a directory with all in it appear at once. ErrExist: there is one.
+func (t Texts) create(dir string) error {
+	above, name := filepath.Split(dir)
+	unfinished, err := os.MkdirTemp(above, "."+name+"-")
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = os.MkdirAll(above, 0o755); err == nil {
+			unfinished, err = os.MkdirTemp(above, "."+name+"-")
+		}
+	}
+	if err != nil {
+		return err
+	}
+	err = os.Chmod(unfinished, 0o755)
+	for _, f := range []struct{ name, text string }{
+		{ledgerFile, strings.Join(t.units(), "\n") + "\n"}, {hostsFile, t.hosts()}, {hostnameFile, t.Hostname + "\n"}, {confFile, t.ResolvConf},
+	} {
+		if err == nil {
+			err = writeNew(filepath.Join(unfinished, f.name), f.text)
+		}
+	}
+	if err == nil {
+		err = syscall.Rename(unfinished, dir)
+	}
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, syscall.ENOTEMPTY) {
+		err = fs.ErrExist
+	}
+	return errors.Join(err, os.RemoveAll(unfinished))
+}
+
+// writeNew makes a file that everybody may read. It is called several times an attach, and spares what the package os would ask of the
+// kernel beside.
+func writeNew(path, text string) error {
+	fd, err := syscall.Open(path, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_EXCL|syscall.O_CLOEXEC, 0o644)
+	if err != nil {
+		return &os.PathError{Op: "create", Path: path, Err: err}
+	}
+	n, err := syscall.Write(fd, []byte(text))
+	if err == nil && n < len(text) {
+		err = io.ErrShortWrite
+	}
+	if err = errors.Join(err, syscall.Fchmod(fd, 0o644), syscall.Close(fd)); err != nil {
+		return &os.PathError{Op: "write", Path: path, Err: err}
+	}
+	return nil
 }
 
 // Remove implements Files.
@@ -236,16 +294,10 @@ type ledger struct {
 	lines []string
 }
 
-// openLedger makes the sandbox's directory when there is none. The lock ends with the descriptor.
-func openLedger(dir string) (*ledger, error) {
+// openLedger locks it until it is closed.
+func openLedger(dir string, flags int) (*ledger, error) {
 	path := filepath.Join(dir, ledgerFile)
-	f, err := openPlain(path, os.O_CREATE)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return nil, err
-		}
-		f, err = openPlain(path, os.O_CREATE)
-	}
+	f, err := openPlain(path, flags)
 	if err != nil {
 		return nil, err
 	}
@@ -300,7 +352,7 @@ func change(dir, name string, to func(text string, there bool) string) error {
 	path := filepath.Join(dir, name)
 	f, err := openPlain(path, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return create(dir, name, to("", false))
+		return restore(dir, name, to("", false))
 	}
 	if err != nil {
 		return err
@@ -317,18 +369,13 @@ func change(dir, name string, to func(text string, there bool) string) error {
 	return rewrite(f, want)
 }
 
-// create lets nobody see half a file.
-func create(dir, name, text string) error {
+// restore lets nobody see half of a file that was taken away.
+func restore(dir, name, text string) error {
 	unfinished := filepath.Join(dir, "."+name)
 	if err := os.Remove(unfinished); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	f, err := openPlain(unfinished, os.O_CREATE|os.O_EXCL)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
-	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
+	if err := writeNew(unfinished, text); err != nil {
 		return err
 	}
 	return os.Rename(unfinished, filepath.Join(dir, name))
