@@ -13,11 +13,18 @@ SERVERS     := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sealane/bin
 
 export PATH := $(PATH):/usr/sbin:/sbin:$(SERVERS)
 
-.PHONY: demo test verify fuzz bench check servers
+.PHONY: docker-demo demo test verify fuzz bench check servers
 
 demo: ## two containers on a network that talk
 	go build -o bin/quickstart ./examples/quickstart
 	$(SUDO) bin/quickstart
+
+docker-demo: ## two Docker engines without Swarm whose containers share a network
+	scripts/need ip:iproute2 nsenter:util-linux dockerd:docker.io docker:docker.io runc:runc busybox:busybox-static
+	scripts/consul $(SERVERS)
+	go build -o bin/sealane ./cmd/sealane
+	go build -o bin/docker-demo ./examples/docker-plugin
+	$(SUDO) bin/docker-demo -sealane bin/sealane -consul $(SERVERS)/consul
 
 test: ## everything that must hold before a change goes in
 	scripts/need gcc:gcc /usr/include/stdio.h:libc6-dev ip:iproute2 nft:nftables ping:iputils-ping conntrack:conntrack busybox:busybox-static strace:strace \

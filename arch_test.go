@@ -54,9 +54,10 @@ var floors = map[string]int{
 	"api":    5,
 	"docker": 5,
 
-	"cmd/sealane":         6,
-	"examples/quickstart": 6,
-	"examples/runtime":    6,
+	"cmd/sealane":            6,
+	"examples/docker-plugin": 6,
+	"examples/quickstart":    6,
+	"examples/runtime":       6,
 }
 
 // kits are the conformance suites that live beside their contract, and its honest fakes. They stand on the contract's floor, may

@@ -1,0 +1,294 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// programs are where the programs of the demo are.
+type programs struct{ sealane, consul, busybox string }
+
+func (p *programs) find() error {
+	p.busybox = "busybox"
+	for _, program := range []*string{&p.sealane, &p.consul, &p.busybox} {
+		path, err := exec.LookPath(*program)
+		if err != nil {
+			return fmt.Errorf("%w: make docker-demo has them all", err)
+		}
+		if *program, err = filepath.Abs(path); err != nil {
+			return err
+		}
+	}
+	for _, program := range []string{"dockerd", "docker", "nsenter", "ip"} {
+		if _, err := exec.LookPath(program); err != nil {
+			return fmt.Errorf("%w: make docker-demo has them all", err)
+		}
+	}
+	return nil
+}
+
+// holding is the argument with which this program keeps a host's namespaces.
+const holding = "hold"
+
+// hold is a host's first process: it gives it a /run/docker of its own and waits until nobody wants the host any more.
+func hold() error {
+	if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
+		return err
+	}
+	if err := os.MkdirAll("/run/docker", 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("tmpfs", "/run/docker", "tmpfs", 0, "mode=755"); err != nil {
+		return err
+	}
+	fmt.Println("held")
+	_, err := io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+// host is a network and a mount namespace that act as one.
+type host struct {
+	name, address, dir string
+	tools              programs
+	holder             *exec.Cmd
+	wanted             io.Closer // the holder's input
+	running            []*exec.Cmd
+	plugin             *exec.Cmd
+}
+
+func newHost(ctx context.Context, dir, name, address string, tools programs) (*host, error) {
+	h := &host{name: name, address: address, dir: dir, tools: tools, holder: exec.Command("/proc/self/exe", holding)}
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return nil, err
+	}
+	h.holder.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS}
+	input, err := h.holder.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	h.wanted = input
+	output, err := h.holder.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	h.holder.Stderr = os.Stderr
+	if err := h.holder.Start(); err != nil {
+		return nil, err
+	}
+	said := make([]byte, 5)
+	if _, err := io.ReadFull(output, said); err != nil {
+		return nil, errors.Join(fmt.Errorf("make host %s: %w", name, err), h.end())
+	}
+	return h, h.quietly(ctx, "ip", "link", "set", "lo", "up")
+}
+
+// in prepares a program to run on the host.
+func (h *host) in(ctx context.Context, args ...string) *exec.Cmd {
+	c := exec.CommandContext(ctx, "nsenter", append([]string{"-t", strconv.Itoa(h.holder.Process.Pid), "-m", "-n"}, args...)...)
+	c.Env = append(os.Environ(), "DOCKER_HOST=unix://"+filepath.Join(h.dir, "docker.sock"))
+	return c
+}
+
+func (h *host) quietly(ctx context.Context, args ...string) error {
+	if says, err := h.in(ctx, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("host %s: %s: %w: %s", h.name, strings.Join(args, " "), err, says)
+	}
+	return nil
+}
+
+// connect puts both hosts on one wire.
+func connect(ctx context.Context, a, b *host) error {
+	if err := a.quietly(ctx, "ip", "link", "add", "up0", "type", "veth", "peer", "name", "up0", "netns", strconv.Itoa(b.holder.Process.Pid)); err != nil {
+		return err
+	}
+	for _, h := range []*host{a, b} {
+		for _, c := range [][]string{{"ip", "address", "add", h.address + "/24", "dev", "up0"}, {"ip", "link", "set", "up0", "up"}} {
+			if err := h.quietly(ctx, c...); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// start runs a program on the host for as long as the host is there.
+func (h *host) start(name string, args ...string) (*exec.Cmd, error) {
+	log, err := os.Create(filepath.Join(h.dir, name+".log"))
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	c := h.in(context.Background(), args...)
+	c.Stdout, c.Stderr = log, log
+	if err := c.Start(); err != nil {
+		return nil, err
+	}
+	h.running = append(h.running, c)
+	return c, nil
+}
+
+// until tries again until it works, for a minute at most.
+func (h *host) until(ctx context.Context, log string, try func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := try()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			text, _ := os.ReadFile(filepath.Join(h.dir, log+".log"))
+			return fmt.Errorf("host %s: %s does not answer: %w\n%s", h.name, log, err, text)
+		}
+	}
+}
+
+func (h *host) startConsul(ctx context.Context) error {
+	h.prompt("consul agent -dev")
+	if _, err := h.start("consul", h.tools.consul, "agent", "-dev", "-bind", h.address, "-client", h.address); err != nil {
+		return err
+	}
+	return h.until(ctx, "consul", func() error {
+		says, err := h.in(ctx, h.tools.busybox, "wget", "-q", "-O", "-", "http://"+h.address+":8500/v1/status/leader").Output()
+		if err == nil && !bytes.Contains(says, []byte(h.address)) {
+			err = errors.New("it has no leader")
+		}
+		return err
+	})
+}
+
+// startEngine starts sealane, the engine, and gives it an image.
+func (h *host) startEngine(ctx context.Context, store string) error {
+	if err := h.startPlugin(ctx, store); err != nil {
+		return err
+	}
+	h.prompt("dockerd")
+	if _, err := h.start("dockerd", "dockerd", "--data-root", h.dir+"/data", "--exec-root", h.dir+"/exec", "--pidfile", h.dir+"/dockerd.pid",
+		"-H", "unix://"+h.dir+"/docker.sock"); err != nil {
+		return err
+	}
+	if err := h.until(ctx, "dockerd", func() error { return h.in(ctx, "docker", "version").Run() }); err != nil {
+		return err
+	}
+	image, err := h.image()
+	if err != nil {
+		return err
+	}
+	load := h.in(ctx, "docker", "import", "-", "box")
+	load.Stdin = image
+	if says, err := load.CombinedOutput(); err != nil {
+		return fmt.Errorf("host %s: docker import: %w: %s", h.name, err, says)
+	}
+	return nil
+}
+
+func (h *host) startPlugin(ctx context.Context, store string) (err error) {
+	h.prompt("sealane serve --docker --store " + store + " --advertise " + h.address)
+	h.plugin, err = h.start("sealane", h.tools.sealane, "--run", h.dir+"/run", "serve", "--root", h.dir+"/root", "--docker", "--store", store,
+		"--advertise", h.address)
+	if err != nil {
+		return err
+	}
+	return h.until(ctx, "sealane", func() error {
+		c, err := net.Dial("unix", h.dir+"/run/api.sock")
+		if err == nil {
+			err = c.Close()
+		}
+		return err
+	})
+}
+
+func (h *host) killPlugin() error {
+	err := h.plugin.Process.Kill()
+	_ = h.plugin.Wait() // it says that it was killed
+	h.running = slices.DeleteFunc(h.running, func(c *exec.Cmd) bool { return c == h.plugin })
+	return errors.Join(err, os.Remove(h.dir+"/run/api.sock"))
+}
+
+// page is what the host's web servers say.
+func (h *host) page() string { return "hello from host " + h.name }
+
+// image is a root of busybox and a page.
+func (h *host) image() (io.Reader, error) {
+	program, err := os.ReadFile(h.tools.busybox)
+	if err != nil {
+		return nil, err
+	}
+	var root bytes.Buffer
+	w := tar.NewWriter(&root)
+	add := func(header tar.Header, content []byte) {
+		header.Size = int64(len(content))
+		if err == nil {
+			err = w.WriteHeader(&header)
+		}
+		if err == nil {
+			_, err = w.Write(content)
+		}
+	}
+	add(tar.Header{Name: "bin/busybox", Mode: 0o755}, program)
+	for _, applet := range []string{"sh", "ping", "wget", "httpd", "ip"} {
+		add(tar.Header{Name: "bin/" + applet, Typeflag: tar.TypeSymlink, Linkname: "busybox"}, nil)
+	}
+	add(tar.Header{Name: "www/index.html", Mode: 0o644}, []byte(h.page()+"\n"))
+	return &root, errors.Join(err, w.Close())
+}
+
+func (h *host) prompt(command string) { fmt.Printf("%s$ %s\n", h.name, command) }
+
+// says runs a command on the host as a user would type it, and prints what it says.
+func (h *host) says(ctx context.Context, command string) (string, error) {
+	h.prompt(command)
+	args := strings.Fields(command)
+	if args[0] == "sealane" {
+		args = append([]string{h.tools.sealane, "--run", h.dir + "/run"}, args[1:]...)
+	}
+	out, err := h.in(ctx, args...).CombinedOutput()
+	fmt.Printf("%s", out)
+	if err != nil {
+		return "", fmt.Errorf("host %s: %s: %w: %s", h.name, command, err, out)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+func (h *host) expects(ctx context.Context, command, want string) error {
+	got, err := h.says(ctx, command)
+	if err == nil && !strings.Contains(got, want) {
+		err = fmt.Errorf("host %s: %s: want %q", h.name, command, want)
+	}
+	return err
+}
+
+// end stops what runs on the host, the engine's containers first, and the host with it.
+func (h *host) end() error {
+	const grace = 30 * time.Second
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	if ids, err := h.in(ctx, "docker", "ps", "-aq").Output(); err == nil && len(ids) > 0 {
+		_ = h.in(ctx, append([]string{"docker", "rm", "-f"}, strings.Fields(string(ids))...)...).Run()
+	}
+	for _, c := range slices.Backward(h.running) {
+		stop := time.AfterFunc(grace, func() { c.Process.Kill() })
+		_ = c.Process.Signal(unix.SIGTERM)
+		_ = c.Wait() // it says that it was told to end
+		stop.Stop()
+	}
+	return errors.Join(h.wanted.Close(), h.holder.Wait())
+}
