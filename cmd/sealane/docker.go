@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/activation"
+
 	"github.com/sealane/sealane/docker"
 	"github.com/sealane/sealane/ipam"
 	"github.com/sealane/sealane/netdriver"
@@ -38,11 +40,15 @@ func (d *daemon) serveDocker(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	given, err := activation.ListenersWithNames() // sockets that systemd opened; none without it
+	if err != nil {
+		return err
+	}
 	for name, driver := range plugins() {
 		if driver == "overlay" && d.options.Cluster == nil {
 			continue // there is nobody to share with
 		}
-		l, err := d.pluginSocket(name)
+		l, err := d.pluginSocket(name, given[name])
 		if err != nil {
 			return err
 		}
@@ -53,8 +59,11 @@ func (d *daemon) serveDocker(ctx context.Context) error {
 	return nil
 }
 
-// pluginSocket makes the socket where an engine looks for it.
-func (d *daemon) pluginSocket(name string) (net.Listener, error) {
+// pluginSocket makes the socket where an engine looks for it, unless it was given.
+func (d *daemon) pluginSocket(name string, given []net.Listener) (net.Listener, error) {
+	if len(given) > 0 {
+		return given[0], nil
+	}
 	dir := d.plugins
 	if dir == "" {
 		dir = remote.Sockets

@@ -82,3 +82,23 @@ func told(ts *testscript.TestScript, _ bool, args []string) {
 		left = left[i+1:]
 	}
 }
+
+// activated NAME SOCKET [ARG…] serves with a socket that was opened before, as systemd would.
+func activated(ts *testscript.TestScript, _ bool, args []string) {
+	socket := ts.MkAbs(args[1])
+	ts.Check(os.MkdirAll(filepath.Dir(socket), 0o755))
+	l, err := net.Listen("unix", socket)
+	ts.Check(err)
+	f, err := l.(*net.UnixListener).File()
+	ts.Check(err)
+	d := ts.Getenv("D")
+	words := append([]string{"-c", `LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=$0 exec sealane "$@"`, args[0], "--run", ts.MkAbs(d + "/run"), "serve", "--root",
+		ts.MkAbs(d + "/root")}, args[2:]...)
+	p := &process{cmd: exec.Command("sh", words...), ended: make(chan error, 1)}
+	p.cmd.ExtraFiles = []*os.File{f}
+	p.cmd.Env = []string{"PATH=" + ts.Getenv("PATH")}
+	ts.Check(p.cmd.Start())
+	ts.Check(f.Close())
+	go func() { p.ended <- p.cmd.Wait() }()
+	daemonsOf(ts)[d] = p
+}

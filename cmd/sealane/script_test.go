@@ -71,6 +71,8 @@ func fetch() {
 //	damage FILE         flip bits in each sector
 //	signal NAME         send a signal to the last background command; signal-daemon NAME: to the daemon
 //	notified [ARG…]     serve and stop, telling the service manager
+//	call SOCKET PATH [BODY]  ask a plugin what an engine would
+//	activated NAME SOCKET [ARG…]  serve with a socket of that name, as systemd would open it
 //	plugin NAME SOCKET, unplug NAME, told NAME CALL…   other people's plugins (plugin_test.go)
 func TestScripts(t *testing.T) {
 	var others outsiders
@@ -82,7 +84,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"serve": serveScript, "sl": sl, "exits": exits, "halt": halt, "kill9": kill9, "raw": raw, "until": until, "damage": damage,
 			"signal": signalBackground, "signal-daemon": signalDaemon, "notified": notified,
-			"plugin": others.plugin, "unplug": unplug, "told": told,
+			"activated": activated, "call": callScript, "plugin": others.plugin, "unplug": unplug, "told": told,
 		},
 	})
 }
@@ -239,6 +241,16 @@ func raw(ts *testscript.TestScript, _ bool, args []string) {
 	text, err := io.ReadAll(reply.Body)
 	ts.Check(err)
 	fmt.Fprintf(ts.Stdout(), "%d %s", reply.StatusCode, text)
+}
+
+// call SOCKET PATH [BODY] asks a plugin what an engine would.
+func callScript(ts *testscript.TestScript, _ bool, args []string) {
+	c := http.Client{Transport: &http.Transport{DialContext: dialer(ts.MkAbs(args[0])), DisableKeepAlives: true}}
+	reply, err := c.Post("http://x"+args[1], "", strings.NewReader(strings.Join(args[2:], " ")))
+	ts.Check(err)
+	defer reply.Body.Close()
+	_, err = io.Copy(ts.Stdout(), reply.Body)
+	ts.Check(err)
 }
 
 func until(ts *testscript.TestScript, _ bool, args []string) {
