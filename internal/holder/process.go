@@ -151,6 +151,7 @@ func (p *Process) start() error {
 		}
 	}
 	c := exec.Command(p.argv[0], p.argv[1:]...)
+	c.Args[0] = os.Args[0] // so that it is known by our name, whatever its path
 	c.Dir, c.Env, c.ExtraFiles = "/", []string{}, []*os.File{listener}
 	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := c.Start(); err != nil {
