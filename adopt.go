@@ -135,7 +135,8 @@ func (a *adoption) namespace(ctx context.Context, id sandbox.ID) error {
 	return nil
 }
 
-// strays adopts endpoints whose namespace is somebody else's and cannot be found from here, each as a sandbox of its own.
+// strays adopts endpoints whose namespace is somebody else's and cannot be found from here, each as a sandbox of its own. Their addresses
+// can be seen.
 func (a *adoption) strays(ctx context.Context) error {
 	for _, owner := range a.c.unnamed(a.seen, a.held) {
 		id, isEndpoint := strings.CutPrefix(owner, "ep/")
@@ -164,7 +165,7 @@ func (a *adoption) sandbox(ctx context.Context, s sandbox.Info) error {
 }
 
 // endpoint writes the records of an endpoint with what the kernel has of it: its host's part, and the interface in the sandbox if that
-// could be seen. Without it only the addresses that ports lead to are known.
+// could be seen. Without it only the addresses are known that its host's part tells, and those that ports lead to.
 func (a *adoption) endpoint(ctx context.Context, s sandbox.Info, owner, master string, inside *sandbox.Link) error {
 	id := strings.TrimPrefix(owner, "ep/")
 	plan, terms := a.seen.plan(owner), a.seen.terms[owner]
@@ -175,7 +176,7 @@ func (a *adoption) endpoint(ctx context.Context, s sandbox.Info, owner, master s
 		e.MAC = inside.MAC
 		e.Addresses = slices.DeleteFunc(slices.Clone(inside.Addrs), func(p netip.Prefix) bool { return p.Addr().IsLinkLocalUnicast() })
 	} else {
-		e.Addresses = targetsOf(terms)
+		e.Addresses = farAddresses(plan, targetsOf(terms))
 	}
 	a.held[owner] = true
 	return a.c.o.Run.Update(ctx, func(tx datastore.Tx) error {
@@ -185,6 +186,22 @@ func (a *adoption) endpoint(ctx context.Context, s sandbox.Info, owner, master s
 			memberTable(s.ID).Put(tx, id, e.Network),
 			heldTable().Put(tx, owner, netdriver.Held{Owner: owner, Sandbox: s.ID, Plan: plan}))
 	})
+}
+
+// farAddresses are those that were seen at the far end of an endpoint's veth, with those of others that are not among them.
+func farAddresses(plan netdriver.Plan, others []netip.Prefix) []netip.Prefix {
+	var seen []netip.Prefix
+	for _, l := range hostShare(plan).Config.Links {
+		if l.Veth != nil {
+			seen = append(seen, l.Veth.Addrs...)
+		}
+	}
+	for _, p := range others {
+		if !slices.ContainsFunc(seen, func(s netip.Prefix) bool { return s.Addr() == p.Addr() }) {
+			seen = append(seen, p)
+		}
+	}
+	return seen
 }
 
 // targetsOf are the addresses that published ports lead to, each once.

@@ -24,7 +24,10 @@ func TestLostStoreLeavesWhatRuns(t *testing.T) {
 			visitor := newBound(t)
 			third := w.sandbox(sandboxAt("third", visitor.path))
 			third.join(blue, endpoint.Spec{Name: "third", Publish: ports(t, "8090:80")})
-			taken := []netip.Addr{server.address(false), server.address(true), neighbour.address(false), third.address(false), third.address(true)}
+			fourth := w.sandbox(sandboxAt("fourth", newBound(t).path)) // nothing but its interface tells of its addresses
+			fourth.join(blue, endpoint.Spec{Name: "fourth"})
+			taken := []netip.Addr{server.address(false), server.address(true), neighbour.address(false), third.address(false), third.address(true),
+				fourth.address(false), fourth.address(true)}
 			talk := streams(t, w, server, neighbour)
 			w.stop()
 			for _, file := range lost {
@@ -87,8 +90,8 @@ func TestLostStoreLeavesWhatRuns(t *testing.T) {
 				}
 				all++
 			}
-			if all != 5 {
-				t.Errorf("deleted %d sandboxes, want 5", all)
+			if all != 6 {
+				t.Errorf("deleted %d sandboxes, want 6", all)
 			}
 			for info, err := range w.Networks(t.Context()) {
 				h, herr := w.Network(t.Context(), string(info.ID))

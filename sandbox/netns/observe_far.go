@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"slices"
 
@@ -15,8 +16,8 @@ import (
 // questions is how many are asked at once: the answers must fit into the socket's receive buffer.
 const questions = 32
 
-// farEnds says of the host's veths which namespace of ours the other end is in, and what it is called there. The kernel tells a number
-// for the namespace, and the number of each namespace of ours when it is asked.
+// farEnds says of the host's veths which namespace of ours the other end is in, and what it is called there, or what addresses it has in
+// somebody else's. The kernel tells a number for the namespace, and the number of each namespace of ours when it is asked.
 func (o *observer) farEnds(links []seen) (map[uint32]sandbox.Veth, error) {
 	links = slices.DeleteFunc(slices.Clone(links), func(l seen) bool {
 		_, ours := o.owners[l.index]
@@ -29,7 +30,6 @@ func (o *observer) farEnds(links []seen) (map[uint32]sandbox.Veth, error) {
 	if err != nil {
 		return nil, err
 	}
-	links = slices.DeleteFunc(links, func(l seen) bool { return keys[number(l.space)] == "" })
 	far := make(map[uint32]sandbox.Veth, len(links))
 	for some := range slices.Chunk(links, questions) {
 		var b nlmsg.Batch
@@ -48,12 +48,61 @@ func (o *observer) farEnds(links []seen) (map[uint32]sandbox.Veth, error) {
 			return nil, fmt.Errorf("look at far ends: %w", err)
 		}
 		for _, l := range some {
-			if end, ok := there[[2]uint32{l.link, l.index}]; ok {
-				far[l.index] = sandbox.Veth{Space: keys[number(l.space)], Peer: end.name}
+			end, ok := there[[2]uint32{l.link, l.index}]
+			if key := keys[number(l.space)]; ok && key != "" {
+				far[l.index] = sandbox.Veth{Space: key, Peer: end.name}
+			} else if ok {
+				addrs, err := o.addrsIn(l.space, l.link)
+				if err != nil {
+					return nil, err
+				}
+				far[l.index] = sandbox.Veth{Addrs: addrs}
 			}
 		}
 	}
 	return far, nil
+}
+
+// addrsIn are the addresses of a link in the namespace with a number, but for link-local ones. None, when the namespace has just ended.
+func (o *observer) addrsIn(space []byte, index uint32) (addrs []netip.Prefix, err error) {
+	const targetNSID = 10 // IFA_TARGET_NETNSID
+	// Otherwise the kernel takes a question for one about all links here.
+	if err := unix.SetsockoptInt(o.s.FD(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1); err != nil {
+		return nil, fmt.Errorf("ask for some addresses: %w", err)
+	}
+	defer unix.SetsockoptInt(o.s.FD(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 0)
+	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+		var b nlmsg.Batch
+		b.Begin(unix.RTM_GETADDR, unix.NLM_F_DUMP|unix.NLM_F_ACK)
+		h := [unix.SizeofIfAddrmsg]byte{family}
+		binary.NativeEndian.PutUint32(h[4:], index)
+		b.Raw(h[:]...)
+		b.Attr(targetNSID, space)
+		b.End()
+		err := o.s.Do(&b, func(_ uint16, p []byte) {
+			if p, ok := parseAddr(p); ok && !p.Addr().IsLinkLocalUnicast() {
+				addrs = append(addrs, p)
+			}
+		})
+		if _, err := nlmsg.Refusals(err); err != nil {
+			return nil, fmt.Errorf("list addresses of a far end: %w", err)
+		}
+	}
+	return addrs, nil
+}
+
+// parseAddr reads an RTM_NEWADDR message. IFA_LOCAL is the address itself where that differs from the other end's.
+func parseAddr(p []byte) (netip.Prefix, bool) {
+	if len(p) < unix.SizeofIfAddrmsg {
+		return netip.Prefix{}, false
+	}
+	attrs := p[unix.SizeofIfAddrmsg:]
+	raw := nlmsg.Attr(attrs, unix.IFA_LOCAL)
+	if raw == nil {
+		raw = nlmsg.Attr(attrs, unix.IFA_ADDRESS)
+	}
+	addr, ok := netip.AddrFromSlice(raw)
+	return netip.PrefixFrom(addr, int(p[1])), ok
 }
 
 // spaces are the keys of our namespaces by the numbers that the host's has for them.

@@ -2,27 +2,30 @@ package netns_test
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	"github.com/sealane/sealane/sandbox"
 )
 
-// A veth of the host is told with where its far end is and what it is called there; its MAC there is the container's to change.
+// A veth of the host is told with where its far end is and what it is called there, or with the addresses that it has in somebody else's
+// namespace; its MAC there is the container's to change.
 func TestObserveTellsFarEnds(t *testing.T) {
 	r := newRoom(t, 0)
 	r.apply(r.host, "net/1", bridge())
 	ours, _ := r.create()
 	foreign := r.open(sandbox.Origin{Path: (&theirs{t: t, dir: t.TempDir()}).make()})
 	in, _ := endpoint(2, ours.Key())
-	out, _ := endpoint(3, foreign.Key())
+	out, inside := endpoint(3, foreign.Key())
 	r.apply(r.host, in.Links[0].Owner, in)
 	r.apply(r.host, out.Links[0].Owner, out)
+	r.apply(foreign, "sb/3", inside)
 	shares := must(r.host.Observe(context.Background()))(t)
 	got := shares[in.Links[0].Owner].Links[0].Veth
 	if want := in.Links[0].Veth; got.Space != want.Space || got.Peer != want.Peer || got.MAC != nil {
 		t.Errorf("in a namespace of ours: got %+v, want %+v", got, want)
 	}
-	if got := shares[out.Links[0].Owner].Links[0].Veth; got.Space != "" || got.Peer != "" {
-		t.Errorf("in somebody else's: got %+v", got)
+	if got := shares[out.Links[0].Owner].Links[0].Veth; got.Space != "" || got.Peer != "" || !slices.Equal(got.Addrs, inside.Links[0].Addrs) {
+		t.Errorf("in somebody else's: got %+v, want addresses %v", got, inside.Links[0].Addrs)
 	}
 }
