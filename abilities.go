@@ -85,6 +85,15 @@ func (c *Controller) Usage(ctx context.Context, n netdriver.Network) map[netip.P
 	return usage
 }
 
+// underlay yields the MTU of the link that has an address, and each change of it. Without the ability (nil) it is read when a network is
+// next planned.
+func (c *Controller) underlay(ctx context.Context, addr netip.Addr) iter.Seq2[int, error] {
+	if u, able := c.o.Spaces.(sandbox.Underlay); able && addr.IsValid() {
+		return u.Underlay(ctx, addr)
+	}
+	return nil
+}
+
 // goneNamespaces yields the keys of namespaces that ended. Without the ability (nil) an end is noticed when the sandbox is next used.
 func (c *Controller) goneNamespaces(ctx context.Context) iter.Seq[string] {
 	if g, able := c.o.Spaces.(sandbox.Gone); able {

@@ -364,8 +364,38 @@ func (c *Controller) watch(ctx context.Context) {
 			})
 		})
 	}
+	c.watchUnderlay(ctx)
 	c.places.watched(func(space string, p *place) { c.watchPlace(ctx, space, p) })
 	c.watchEnds(ctx)
+}
+
+// watchUnderlay has networks follow the MTU of the link that carries their tunnels.
+func (c *Controller) watchUnderlay(ctx context.Context) {
+	changes := c.underlay(ctx, c.o.Advertise)
+	if changes == nil {
+		return
+	}
+	c.work.Go(func() {
+		const pause = time.Second
+		last := -1
+		for ctx.Err() == nil {
+			for mtu, err := range changes {
+				if err != nil {
+					c.log.Warn("watching broke off; beginning again", "what", "underlay", "error", err)
+					break
+				}
+				if last >= 0 && mtu != last {
+					c.log.Info("the underlay's MTU changed", "from", last, "to", mtu)
+					c.places.mend(c.mender)
+				}
+				last = mtu
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(pause):
+			}
+		}
+	})
 }
 
 // watchPlace watches a network's namespace until it is closed or ctx ends.

@@ -122,6 +122,15 @@ func (s *places) watched(watch func(space string, p *place)) {
 	}
 }
 
+// mend has all networks with a namespace of their own converged, with who is on them.
+func (s *places) mend(m *mender) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for space := range s.open {
+		m.later(space, nil)
+	}
+}
+
 func (s *places) close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -69,6 +69,14 @@ func notFrom(port uint32) []unix.SockFilter {
 	}
 }
 
+// ofIndex applies to messages about one link.
+func ofIndex(index uint32) []unix.SockFilter {
+	return []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: unix.SizeofNlMsghdr + 4},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: rest, K: inNetworkOrder(index)},
+	}
+}
+
 // isDown applies to news of a link that is not up.
 func isDown() []unix.SockFilter {
 	return []unix.SockFilter{
