@@ -32,6 +32,7 @@ type world struct {
 	ready         int
 	quarantined   bool
 	etc           string // directory of the host's files; "": there is no resolver, and there are no files of sandboxes
+	shares        *sharing // what it is of a cluster; nil: alone
 	spaces        *netns.Provider
 	walls         *nftables.Opener
 	closers       []func() error
@@ -125,11 +126,17 @@ func (w *world) tryStart() (err error) {
 	if err != nil {
 		return err
 	}
-	w.Controller, err = sealane.New(context.Background(), sealane.Options{
+	o := sealane.Options{
 		Resolver: names, Files: files,
 		Instance: w.instance, Run: stores["run.db"], Root: stores["root.db"], Spaces: w.spaces, Firewalls: w.walls, Drivers: drivers.All(),
 		IPAM: map[string]ipam.Driver{"default": addresses}, Quarantined: w.quarantined,
-	})
+	}
+	if w.shares != nil {
+		if err := w.shares.options(&o); err != nil {
+			return err
+		}
+	}
+	w.Controller, err = sealane.New(context.Background(), o)
 	return err
 }
 

@@ -1,0 +1,254 @@
+package sealane_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/sealane/sealane"
+	"github.com/sealane/sealane/datastore"
+	"github.com/sealane/sealane/endpoint"
+	"github.com/sealane/sealane/internal/nstest"
+	"github.com/sealane/sealane/ipam/block"
+	"github.com/sealane/sealane/netdriver"
+)
+
+// sharing is what a world is of a cluster.
+type sharing struct {
+	store  datastore.Store
+	id     string
+	tunnel netip.Addr
+}
+
+func (s *sharing) options(o *sealane.Options) error {
+	blocks, err := block.New(context.Background(), block.Options{Pool: o.IPAM["default"], Store: s.store, Host: s.id, Patience: 5 * time.Second})
+	if err != nil {
+		return err
+	}
+	o.IPAM["default"], o.Cluster, o.Host, o.Hostname, o.Advertise = blocks, s.store, s.id, s.id, s.tunnel
+	return nil
+}
+
+// newPair is two hosts with real rooms on one store and one underlay, 192.0.2.1 and .2 or 2001:db8::1 and ::2.
+func newPair(t *testing.T, six bool) (one, two *world) {
+	t.Helper()
+	nstest.MustNotLeak(t)
+	store := datastore.NewMemory()
+	t.Cleanup(func() { _ = store.Close() })
+	tunnels := []string{"192.0.2.1", "192.0.2.2"}
+	if six {
+		tunnels = []string{"2001:db8::1", "2001:db8::2"}
+	}
+	var worlds []*world
+	for i, name := range []string{"one", "two"} {
+		w := &world{t: t, host: nstest.New(t, name), dir: runDir(t), shares: &sharing{store, name, addr(tunnels[i])}}
+		w.host.Sysctl("ipv6/conf/default/addr_gen_mode", "1")
+		worlds = append(worlds, w)
+	}
+	nstest.Connect(worlds[0].host, worlds[1].host, []netip.Prefix{prefix("192.0.2.1/24"), prefix("2001:db8::1/64")},
+		[]netip.Prefix{prefix("192.0.2.2/24"), prefix("2001:db8::2/64")})
+	for _, w := range worlds {
+		w.outside = w.host
+		w.host.MustReturn()
+		w.start()
+		t.Cleanup(w.stop)
+	}
+	return worlds[0], worlds[1]
+}
+
+// overlay makes a network of both families that both hosts know.
+func overlay(t *testing.T, one, two *world, name string) (here, there sealane.Network) {
+	t.Helper()
+	here = one.network(sealane.NetworkSpec{Name: name, Driver: "overlay", Scope: netdriver.Global, IPv6: true, IPAM: subnets("10.1.0.0/16", "fd00:1::/64")})
+	nstest.Eventually(t, "the other host knows the network", func() bool {
+		var err error
+		there, err = two.Network(t.Context(), name)
+		return err == nil
+	})
+	return here, there
+}
+
+// meets waits until one container reaches another: who it is told of follows from the store.
+func (c *container) meets(other *container) {
+	c.world.t.Helper()
+	for _, six := range []bool{false, true} {
+		nstest.Eventually(c.world.t, fmt.Sprintf("they reach each other, IPv6 %v", six), func() bool { return c.pings(other.address(six)) == nil })
+	}
+}
+
+// A network made on one host is there on the other; containers on both meet, whatever is underneath; a host whose daemon starts again
+// stays in; ports are reached at both.
+func TestOverlay(t *testing.T) {
+	for _, six := range []bool{false, true} {
+		t.Run(fmt.Sprintf("underlay of IPv6 %v", six), func(t *testing.T) {
+			one, two := newPair(t, six)
+			here, there := overlay(t, one, two, "blue")
+			web := one.container("web", ports(t, "8080:80"), here)
+			db := two.container("db", nil, there)
+			db.meets(web)
+			web.meets(db)
+			l := web.as().Listen("tcp", "[::]:80")
+			seen := make(chan string, 1)
+			go func() {
+				for c, err := l.Accept(); err == nil; c, err = l.Accept() {
+					seen <- c.RemoteAddr().String()
+					c.Close()
+				}
+			}()
+			for _, to := range []string{"192.0.2.1:8080", "[2001:db8::1]:8080"} {
+				c, err := two.host.Dial("tcp", to)
+				if err != nil {
+					t.Fatal(err)
+				}
+				c.Close()
+				if from := <-seen; !strings.Contains(from, "192.0.2.2") && !strings.Contains(from, "2001:db8::2") {
+					t.Errorf("by %s the server sees %s", to, from)
+				}
+			}
+			one.restart()
+			web.again()
+			db.meets(web)
+			late := one.container("late", nil, one.named("blue"))
+			db.meets(late)
+		})
+	}
+}
+
+// Whatever of an overlay somebody deletes by hand is there again within a second.
+func TestOverlayIsMended(t *testing.T) {
+	one, two := newPair(t, false)
+	here, there := overlay(t, one, two, "blue")
+	web, db := one.container("web", nil, here), two.container("db", nil, there)
+	db.meets(web)
+	web.meets(db)
+	info, err := db.endpoints[0].Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	inside := one.dir + "/netns/" + string(here.ID())
+	four := db.address(false).String()
+	for _, what := range []string{
+		"bridge fdb del " + info.MAC.String() + " dev sx0 self",
+		"bridge fdb del " + info.MAC.String() + " dev sx0 master",
+		"bridge fdb replace " + info.MAC.String() + " dev sx0 dst 192.0.2.77 self static",
+		"ip neigh del " + four + " dev br0",
+		"ip neigh replace " + four + " lladdr 02:00:00:00:00:66 dev br0 nud permanent",
+		"ip -6 neigh del " + db.address(true).String() + " dev br0",
+		"ip link del sx0",
+		"ip link del br0",
+		"ip link del so0",
+	} {
+		web.meets(db)
+		web.as().Run("ip", "neigh", "flush", "dev", "eth0")
+		one.Idle(t.Context())
+		one.host.Run("nsenter", append([]string{"--net=" + inside}, strings.Fields(what)...)...)
+		start := time.Now()
+		nstest.Eventually(t, what+": mended", func() bool { return one.whole(here, web, info, inside) == nil })
+		t.Logf("%s: %v", what, time.Since(start).Round(time.Millisecond))
+		web.meets(db)
+	}
+}
+
+// whole says what of an overlay's namespace is not there.
+func (w *world) whole(n sealane.Network, c *container, peer endpoint.Info, inside string) error {
+	var errs []error
+	for command, wants := range map[string][]string{
+		"bridge fdb show dev sx0":                    {peer.MAC.String() + " dst 192.0.2.2", peer.MAC.String() + " master br0 static"},
+		"ip neigh show nud permanent":                {peer.Addresses[0].Addr().String() + " dev br0 lladdr " + peer.MAC.String(), peer.Addresses[1].Addr().String() + " dev br0 lladdr " + peer.MAC.String()},
+		"ip -d link show master br0":                 {"sx0", "sv", "neigh_suppress on"},
+		"ip route show default":                      {"dev so0"},
+		"ip -6 route show default":                   {"dev so0"},
+		"sysctl -n net.ipv4.conf.br0.send_redirects": {"0"},
+	} {
+		out, err := w.host.Try("nsenter", append([]string{"--net=" + inside}, strings.Fields(command)...)...)
+		errs = append(errs, err)
+		for _, want := range wants {
+			if !strings.Contains(out, want) {
+				errs = append(errs, fmt.Errorf("no %q in %s", want, command))
+			}
+		}
+	}
+	return errors.Join(append(errs, c.endpoints[0].Check(w.t.Context()))...)
+}
+
+// The underlay's MTU is lowered while a transfer runs: the transfer goes on, and new and old containers have what fits.
+func TestOverlayFollowsTheUnderlay(t *testing.T) {
+	one, two := newPair(t, false)
+	here, there := overlay(t, one, two, "blue")
+	web, db := one.container("web", nil, here), two.container("db", nil, there)
+	db.meets(web)
+	mtu := func(c *container, want string) func() bool {
+		return func() bool {
+			out, err := c.as().Try("ip", "link", "show", "eth0")
+			return err == nil && strings.Contains(out, "mtu "+want)
+		}
+	}
+	nstest.Eventually(t, "MTU 1450", mtu(web, "1450"))
+	l := web.as().Listen("tcp", "[::]:80")
+	var received atomic.Int64
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		buf := make([]byte, 64<<10)
+		for {
+			n, err := c.Read(buf)
+			if received.Add(int64(n)); err != nil {
+				return
+			}
+		}
+	}()
+	c, err := db.as().Dial("tcp", netip.AddrPortFrom(web.address(false), 80).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	sent := make(chan error, 1)
+	stop := make(chan struct{})
+	go func() {
+		block := make([]byte, 16<<10)
+		for {
+			select {
+			case <-stop:
+				sent <- nil
+				return
+			case <-time.After(time.Millisecond): // a steady stream, not all that two cores can do
+			}
+			if _, err := c.Write(block); err != nil {
+				sent <- err
+				return
+			}
+		}
+	}()
+	flows := func() bool {
+		before := received.Load()
+		return before > 0 && func() bool {
+			time.Sleep(20 * time.Millisecond)
+			return received.Load() > before
+		}()
+	}
+	nstest.Eventually(t, "bytes flow", flows)
+	one.host.Run("ip", "link", "set", "two", "mtu", "1400")
+	two.host.Run("ip", "link", "set", "one", "mtu", "1400")
+	nstest.Eventually(t, "MTU 1350 on both", func() bool { return mtu(web, "1350")() && mtu(db, "1350")() })
+	nstest.Eventually(t, "bytes flow after the change", flows)
+	nstest.Eventually(t, "much more", func() func() bool {
+		goal := received.Load() + 1<<20
+		return func() bool { return received.Load() > goal }
+	}())
+	close(stop)
+	if err := <-sent; err != nil {
+		t.Errorf("the transfer broke: %v", err)
+	}
+	late := one.container("late", nil, here)
+	if !mtu(late, "1350")() {
+		t.Error("a new container has another MTU")
+	}
+}
