@@ -38,6 +38,7 @@ func Follow(ctx context.Context, closed <-chan struct{}, dir string, f Follower)
 		defer cancel()
 		var b Batch
 		err := error(ErrOutdated)
+		told := false
 		for failures := 0; ; {
 			if err != nil {
 				b, err = full(bound, f)
@@ -51,13 +52,15 @@ func Follow(ctx context.Context, closed <-chan struct{}, dir string, f Follower)
 				yield(Batch{}, fmt.Errorf("watch %s: %w: the store is closed", dir, errdefs.ErrFailedPrecondition))
 				return
 			case err == nil:
-				failures = 0
+				failures, told = 0, false
 				if (b.Full || len(b.Put)+len(b.Delete) > 0) && !yield(b, nil) {
 					return
 				}
 			default:
-				if failures == 0 && !errors.Is(err, ErrOutdated) && !yield(Batch{}, fmt.Errorf("watch %s: %w", dir, err)) {
-					return
+				if !told && !errors.Is(err, ErrOutdated) {
+					if told = true; !yield(Batch{}, fmt.Errorf("watch %s: %w", dir, err)) {
+						return
+					}
 				}
 				rest(bound, failures)
 				failures++

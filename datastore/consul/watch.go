@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// idle is how long a request waits at the server, and so how late a server is noticed that was cut off with us.
-	idle = 10 * time.Second
+	// idle is how many timeouts a request waits at the server, and so how late a server is noticed that was cut off with us.
+	idle = 2
 	// heed is how long a request waits that brings the directory when it ends, and so is to end seldom.
 	heed = time.Minute
 	// calm follows a request that ended for nothing. Consul ends those for a key that is absent at any write near it.
@@ -74,7 +74,7 @@ func (f *follower) wait(ctx context.Context) (moved bool, err error) {
 	if f.sessions {
 		return f.heed(ctx)
 	}
-	q := &api.QueryOptions{WaitIndex: max(f.index, f.seen, 1), WaitTime: idle}
+	q := &api.QueryOptions{WaitIndex: max(f.index, f.seen, 1), WaitTime: idle * f.store.timeout}
 	pair, meta, err := f.store.get(ctx, f.store.layout.Generation(f.dir), q)
 	if err != nil {
 		return false, err

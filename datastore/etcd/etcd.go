@@ -17,6 +17,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 
 	"github.com/sealane/sealane/datastore"
 )
@@ -102,9 +103,15 @@ func (s *Store) connect(ctx context.Context) (*clientv3.Client, error) {
 		Endpoints: s.options.Endpoints, TLS: s.options.TLS, Username: s.options.User, Password: s.options.Password, Logger: zap.NewNop(),
 		DialTimeout: s.options.Timeout, Context: until,
 		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 5 * time.Second, PermitWithoutStream: true,
-		DialOptions: []grpc.DialOption{grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
-			return s.options.Dial(ctx, "tcp", address)
-		})},
+		DialOptions: []grpc.DialOption{
+			grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+				return s.options.Dial(ctx, "tcp", address)
+			}),
+			grpc.WithConnectParams(grpc.ConnectParams{
+				Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+				MinConnectTimeout: s.options.Timeout,
+			}),
+		},
 	})
 	if err == nil && !stop() { // the client has ended with its maker
 		err = errors.Join(ctx.Err(), client.Close())

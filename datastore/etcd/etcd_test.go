@@ -4,6 +4,7 @@ import (
 	"strconv"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/sealane/sealane/datastore"
 	"github.com/sealane/sealane/datastore/etcd"
@@ -22,12 +23,21 @@ func TestStore(t *testing.T) {
 	})
 }
 
+func TestServers(t *testing.T) {
+	storetest.RunServers(t, servertest.Etcd, func(t testing.TB, endpoints []string, prefix string, dial storetest.Dial) datastore.Store {
+		return openAt(t, endpoints, etcd.Options{Prefix: prefix, Dial: dial, Timeout: time.Second})
+	})
+}
+
 func open(t testing.TB, server *servertest.Server, o etcd.Options) *etcd.Store {
 	t.Helper()
-	o.Endpoints = []string{server.Endpoint()}
-	if o.Dial == nil {
-		o.Dial = server.Host.DialContext
-	}
+	o.Dial = server.Host.DialContext
+	return openAt(t, []string{server.Endpoint()}, o)
+}
+
+func openAt(t testing.TB, endpoints []string, o etcd.Options) *etcd.Store {
+	t.Helper()
+	o.Endpoints = endpoints
 	s, err := etcd.Open(o)
 	if err != nil {
 		t.Fatal(err)

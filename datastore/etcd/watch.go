@@ -8,6 +8,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 
 	"github.com/sealane/sealane/datastore"
 )
@@ -22,6 +24,7 @@ type follower struct {
 
 	revision int64 // up to which we know
 	events   clientv3.WatchChan
+	broken   chan struct{} // closed when the connection changes that events come over
 	cancel   context.CancelFunc
 }
 
@@ -47,6 +50,8 @@ func (f *follower) Full(ctx context.Context) (map[string][]byte, error) {
 	f.revision = resp.Header.Revision
 	watching, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	f.cancel = cancel
+	f.broken = make(chan struct{})
+	go hang(watching, client.ActiveConnection(), f.broken)
 	// From just after the generation, which is of interest to transactions only.
 	f.events = client.Watch(watching, prefix+"\x00", clientv3.WithRange(clientv3.GetPrefixRangeEnd(prefix)), clientv3.WithRev(f.revision+1))
 	return full, nil
@@ -64,6 +69,8 @@ func (f *follower) Next(ctx context.Context) (datastore.Batch, error) {
 			return datastore.Batch{}, f.store.explain(err)
 		}
 		return f.batch(resp), nil
+	case <-f.broken:
+		return datastore.Batch{}, datastore.ErrOutdated
 	case <-quiet.C:
 		return datastore.Batch{}, f.alive(ctx)
 	case <-ctx.Done():
@@ -90,6 +97,14 @@ func (f *follower) batch(resp clientv3.WatchResponse) datastore.Batch {
 		}
 	}
 	return b
+}
+
+// hang closes broken when the connection is lost. The client would take the watch up again where it was, at a server that was restored from
+// a backup as well, whose revisions mean something else.
+func hang(ctx context.Context, conn *grpc.ClientConn, broken chan struct{}) {
+	if conn.WaitForStateChange(ctx, connectivity.Ready) {
+		close(broken)
+	}
 }
 
 // alive looks whether the store is there, which the client does not tell a watch, and whether it is the one that we know: a server
