@@ -25,9 +25,9 @@ import (
 
 // order is what the bench wants done.
 type order struct {
-	Do string // attach, detach, churn, publish, load, unload, prepare, restart, usage
+	Do string // attach, detach, churn, publish, load, unload, prepare, restart, usage, ask
 	N  int    // how many
-	G  int    // by how many goroutines (churn)
+	G  int    // by how many goroutines (churn); outstanding (ask)
 }
 
 // result is what came of it.
@@ -189,6 +189,13 @@ func (s *server) do(o order) (result, error) {
 		return result{}, nil
 	case "restart":
 		return s.restart()
+	case "ask":
+		a, able := s.subject.(Asker)
+		if !able {
+			return result{}, fmt.Errorf("it answers no names")
+		}
+		each, total, err := a.Ask(o.N, o.G)
+		return result{Each: each, Total: total}, err
 	case "usage":
 		u, err := readUsage()
 		return result{Usage: u}, err

@@ -2,6 +2,7 @@
 //
 //   - floor: the fewest netlink messages that give a namespace a working link, by an encoder of its own. No records, names, ports.
 //   - sealane: the Controller with the rooms of a daemon.
+//   - miekg: a plain server of github.com/miekg/dns, for names only. There the floor is a loop that writes constant bytes.
 //   - moby: Docker's libnetwork (v28.5.2, iptables), in process.
 //
 // Each has a process, a network namespace and a mount namespace of its own that act as a host, and nothing outlives them. Subjects

@@ -15,6 +15,7 @@ func sections() []section {
 		{"ipam", ipamRows},
 		{"restart", restartRows},
 		{"usage", usageRows},
+		{"names", namesRows},
 	}
 }
 

@@ -98,10 +98,10 @@ func (r row) faster() float64 {
 
 func printTable(w io.Writer, rows []row) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, strings.Join([]string{"work", "floor", "sealane", "moby", "sealane:floor", "faster than moby", "goal", "ok"}, "\t"))
+	fmt.Fprintln(t, strings.Join([]string{"work", "floor", "sealane", "miekg", "moby", "sealane:floor", "faster than moby", "goal", "ok"}, "\t"))
 	for _, r := range rows {
 		cells := []string{r.work}
-		for _, subject := range []string{"floor", "sealane", "moby"} {
+		for _, subject := range []string{"floor", "sealane", "miekg", "moby"} {
 			cells = append(cells, r.unit.format(r.value(subject)))
 		}
 		cells = append(cells, times(r.ratio("sealane", "floor")), times(r.faster()))

@@ -1,0 +1,242 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"runtime"
+	"time"
+
+	"github.com/docker/docker/libnetwork"
+	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
+
+	"github.com/sealane/sealane/endpoint"
+	"github.com/sealane/sealane/firewall"
+	"github.com/sealane/sealane/firewall/nftables"
+	"github.com/sealane/sealane/internal/nsthread"
+	"github.com/sealane/sealane/resolver"
+	room "github.com/sealane/sealane/resolver/dns"
+	"github.com/sealane/sealane/sandbox/netns"
+)
+
+// names is a subject that answers for one name: web, at 10.1.0.2. The floor is a loop that reads, patches the number and writes constant
+// bytes; miekg is the plain server of github.com/miekg/dns.
+type names struct {
+	Subject // attaches nothing
+	at      netip.AddrPort
+	space   string // path of the namespace from which it is asked; "": its own
+	closers []func() error
+}
+
+// Asker is a subject that is asked for names.
+type Asker interface {
+	// Ask has so many questions answered, with so many outstanding. each is what single ones took when one is outstanding.
+	Ask(questions, outstanding int) (each []time.Duration, total time.Duration, err error)
+}
+
+const askedName = "web."
+
+func newNames(subject string) (Subject, error) {
+	n := &names{at: netip.MustParseAddrPort("127.0.0.11:53")}
+	var err error
+	switch subject {
+	case "floor":
+		err = n.bare()
+	case "miekg":
+		err = n.plain()
+	case "moby":
+		err = n.moby()
+	case "sealane":
+		err = n.ours()
+	default:
+		err = fmt.Errorf("%s answers no names", subject)
+	}
+	return n, err
+}
+
+func (n *names) Close() error {
+	var errs []error
+	for _, c := range n.closers {
+		errs = append(errs, c())
+	}
+	return errors.Join(errs...)
+}
+
+func answerTo(q *dns.Msg) *dns.Msg {
+	m := new(dns.Msg)
+	m.SetReply(q)
+	m.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET}, A: net.IPv4(10, 1, 0, 2)}}
+	return m
+}
+
+func ask() *dns.Msg { return new(dns.Msg).SetQuestion(askedName, dns.TypeA) }
+
+func (n *names) bare() error {
+	answer, err := answerTo(ask()).Pack()
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: n.at.Addr().As4(), Port: int(n.at.Port())}); err != nil {
+		return err
+	}
+	go func() {
+		runtime.LockOSThread()
+		buf := make([]byte, 512)
+		for {
+			_, from, err := unix.Recvfrom(fd, buf, 0)
+			if err != nil {
+				return
+			}
+			copy(answer, buf[:2])
+			unix.Sendto(fd, answer, 0, from)
+		}
+	}()
+	return nil
+}
+
+func (n *names) plain() error {
+	conn, err := net.ListenPacket("udp4", n.at.String())
+	if err != nil {
+		return err
+	}
+	s := &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) { w.WriteMsg(answerTo(q)) })}
+	go s.ActivateAndServe()
+	n.closers = append(n.closers, s.Shutdown)
+	return nil
+}
+
+func (n *names) moby() error {
+	r := libnetwork.NewResolver("127.0.0.11", false, oneName{})
+	r.SetupFunc(0)()
+	if err := r.Start(); err != nil {
+		return err
+	}
+	n.closers = append(n.closers, func() error { r.Stop(); return nil })
+	return nil
+}
+
+// oneName is what libnetwork's resolver asks.
+type oneName struct{}
+
+func (oneName) ResolveName(_ context.Context, _ string, ipType int) ([]net.IP, bool) {
+	return []net.IP{net.IPv4(10, 1, 0, 2)}, true
+}
+func (oneName) ResolveIP(context.Context, string) string                      { return "" }
+func (oneName) ResolveService(context.Context, string) ([]*net.SRV, []net.IP) { return nil, nil }
+func (oneName) ExecFunc(f func()) error                                       { f(); return nil }
+func (oneName) NdotsSet() bool                                                { return false }
+func (oneName) HandleQueryResp(string, net.IP)                                {}
+
+func (n *names) ours() error {
+	ctx := context.Background()
+	spaces, err := netns.New(netns.Options{Run: "/run/sealane"})
+	if err != nil {
+		return err
+	}
+	r, err := room.New(room.Options{})
+	if err != nil {
+		return err
+	}
+	n.closers = append(n.closers, r.Close, spaces.Close)
+	web := endpoint.Published{ID: "1", Name: "web", Addresses: []netip.Prefix{netip.MustParsePrefix("10.1.0.2/24")}}
+	if err := r.SetZone(ctx, "b1", resolver.Change{Name: "blue", Put: []endpoint.Published{web}}); err != nil {
+		return err
+	}
+	ns, err := spaces.Create(ctx, "5b")
+	if err != nil {
+		return err
+	}
+	redirects, err := r.Set(ctx, ns, resolver.View{Sandbox: "5b", Zones: []endpoint.NetworkID{"b1"}})
+	if err != nil {
+		return err
+	}
+	walls, err := nftables.New(nftables.Options{})
+	if err != nil {
+		return err
+	}
+	wall, err := walls.Open(ctx, ns.Key())
+	if err != nil {
+		return err
+	}
+	n.space = ns.Key()
+	n.closers = append(n.closers, ns.Close, wall.Close)
+	return wall.Apply(ctx, []firewall.Change{{Owner: "sb/5b", Want: firewall.Terms{Redirects: redirects}}})
+}
+
+// Ask is the load, from one thread and one socket.
+func (n *names) Ask(questions, outstanding int) (each []time.Duration, total time.Duration, err error) {
+	question, err := ask().Pack()
+	if err != nil {
+		return nil, 0, err
+	}
+	fd := -1
+	err = nsthread.Do(n.space, func() (err error) {
+		fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err == nil {
+			err = unix.Connect(fd, &unix.SockaddrInet4{Addr: n.at.Addr().As4(), Port: int(n.at.Port())})
+		}
+		return err
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	defer unix.Close(fd)
+	// A lost datagram must not hang us; none is expected.
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}); err != nil {
+		return nil, 0, err
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	buf := make([]byte, 512)
+	began := time.Now()
+	for sent, got := 0, 0; got < questions; {
+		last := time.Now()
+		for ; sent < questions && sent < got+outstanding; sent++ {
+			if _, err := unix.Write(fd, question); err != nil {
+				return nil, 0, fmt.Errorf("ask: %w", err)
+			}
+		}
+		if _, err := unix.Read(fd, buf); err != nil {
+			return nil, 0, fmt.Errorf("%d of %d answered: %w", got, questions, err)
+		}
+		if got++; outstanding == 1 {
+			each = append(each, time.Since(last))
+		}
+	}
+	return each, time.Since(began), nil
+}
+
+// namesRows asks each subject for a name that it knows.
+func namesRows(b *bench) (measure, error) {
+	children, err := b.start(Mode{Names: true}, "floor", "sealane", "miekg", "moby")
+	if err != nil {
+		return nil, err
+	}
+	const questions = 10000
+	return func() (rows []row, err error) {
+		middle := make(map[string][]float64)
+		for _, outstanding := range []int{1, 8, 32} {
+			rate := make(values)
+			for range b.rounds {
+				for _, c := range children {
+					r, err := c.do(order{Do: "ask", N: questions, G: outstanding})
+					if err != nil {
+						return nil, err
+					}
+					rate[c.name] = max(rate[c.name], questions/r.Total.Seconds())
+					middle[c.name] = append(middle[c.name], seconds(r.Each)...)
+				}
+			}
+			rows = append(rows, row{work: fmt.Sprintf("names a second, %d outstanding", outstanding), unit: perSecond, runs: []values{rate},
+				goals: []goal{atLeastFloor(0.7), atLeastMoby(3)}})
+		}
+		return append(rows, row{work: "a name, one outstanding", runs: []values{medians(middle)}, goals: []goal{atMostFloor(1.4)}}), nil
+	}, nil
+}
