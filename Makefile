@@ -5,6 +5,7 @@ SUDO        := $(shell test "$$(id -u)" = 0 || echo sudo)
 STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 15s
 BENCHFLAGS  ?=
+STORE       ?= consul
 # Test binaries are built by you and run as root, who keeps a build cache of its own and finds your modules.
 EXEC        := $(if $(SUDO),-exec "sudo env PATH=$(PATH) GOMODCACHE=$(shell go env GOMODCACHE)")
 
@@ -13,7 +14,7 @@ SERVERS     := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sealane/bin
 
 export PATH := $(PATH):/usr/sbin:/sbin:$(SERVERS)
 
-.PHONY: docker-demo demo test verify fuzz bench check servers
+.PHONY: docker-demo demo overlay-demo test verify fuzz bench check servers
 
 demo: ## two containers on a network that talk
 	go build -o bin/quickstart ./examples/quickstart
@@ -25,6 +26,12 @@ docker-demo: ## two Docker engines without Swarm whose containers share a networ
 	go build -o bin/sealane ./cmd/sealane
 	go build -o bin/docker-demo ./examples/docker-plugin
 	$(SUDO) bin/docker-demo -sealane bin/sealane -consul $(SERVERS)/consul
+
+overlay-demo: ## two hosts, a container on each, one network over Consul, or STORE=etcd
+	scripts/need ip:iproute2 nft:nftables ping:iputils-ping nsenter:util-linux $(if $(filter etcd,$(STORE)),etcd:etcd-server)
+	$(if $(filter consul,$(STORE)),scripts/consul $(SERVERS))
+	go build -o bin/ ./cmd/sealane ./examples/overlay
+	$(SUDO) bin/overlay -store $(STORE)
 
 test: ## everything that must hold before a change goes in
 	scripts/need gcc:gcc /usr/include/stdio.h:libc6-dev ip:iproute2 nft:nftables ping:iputils-ping conntrack:conntrack busybox:busybox-static strace:strace \

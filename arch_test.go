@@ -56,6 +56,7 @@ var floors = map[string]int{
 
 	"cmd/sealane":            6,
 	"examples/docker-plugin": 6,
+	"examples/overlay":       6,
 	"examples/quickstart":    6,
 	"examples/runtime":       6,
 }

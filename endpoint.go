@@ -580,6 +580,7 @@ func (c *Controller) deleteEndpoint(ctx context.Context, n netdriver.Network, e 
 	if err := c.withdrawPublished(ctx, n, e.ID); err != nil {
 		return err
 	}
+	defer c.resettle(n.ID)
 	if h, found, err := c.drivenRecord(ctx, endpointOwner(e.ID)); err != nil {
 		return err
 	} else if found {

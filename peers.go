@@ -208,6 +208,11 @@ func (c *Controller) settleNetwork(ctx context.Context, sh *sharing) (idle time.
 	}
 	since := sh.idle
 	sh.mu.Unlock()
+	if len(own) == 0 {
+		if err := c.leaveDown(ctx, n); err != nil {
+			return 0, err
+		}
+	}
 	if published == nil && !doubtful {
 		return 0, nil // nobody knows what is published; the watch will tell
 	}
@@ -230,6 +235,16 @@ func (c *Controller) settleNetwork(ctx context.Context, sh *sharing) (idle time.
 		return 0, nil
 	}
 	return max(time.Since(since), 1), nil
+}
+
+// leaveDown takes a network without endpoints out of the kernel, where the call that removed the last did not get so far.
+func (c *Controller) leaveDown(ctx context.Context, n netdriver.Network) error {
+	leave, err := c.locks.shared(ctx, networkOwner(n.ID))
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return c.lower(ctx, n)
 }
 
 // unsettled are this host's endpoints that the store has otherwise, or that it has and this host does not.

@@ -323,6 +323,7 @@ func (c *Controller) endSandbox(ctx context.Context, id sandbox.ID, gone bool) e
 			if err := c.withdrawPublished(ctx, m.network, m.id); err != nil {
 				return err
 			}
+			defer c.resettle(m.on)
 		}
 	}
 	var doomed []*member
