@@ -56,7 +56,7 @@ func (l *lab) wire(ctx context.Context) error {
 	lines := []string{
 		"netns add " + wire,
 		"-n " + wire + " link add wire type bridge", "-n " + wire + " link set wire up",
-		"-n " + wire + " addr add " + storeAddress + "/24 dev wire",
+		"-n " + wire + " link set lo up", "-n " + wire + " addr add " + storeAddress + "/24 dev wire",
 	}
 	for _, h := range l.hosts {
 		lines = append(lines, "netns add "+h.space,
