@@ -31,7 +31,7 @@ overlay-demo: ## two hosts, a container on each, one network over Consul, or STO
 	scripts/need ip:iproute2 nft:nftables ping:iputils-ping nsenter:util-linux $(if $(filter etcd,$(STORE)),etcd:etcd-server)
 	$(if $(filter consul,$(STORE)),scripts/consul $(SERVERS))
 	go build -o bin/ ./cmd/sealane ./examples/overlay
-	$(SUDO) bin/overlay -store $(STORE)
+	$(if $(SUDO),sudo env PATH=$(PATH)) bin/overlay -store $(STORE)
 
 test: ## everything that must hold before a change goes in
 	scripts/need gcc:gcc /usr/include/stdio.h:libc6-dev ip:iproute2 nft:nftables ping:iputils-ping conntrack:conntrack busybox:busybox-static strace:strace \

@@ -103,13 +103,11 @@ func withoutStore(ctx context.Context, l *lab) error {
 	})
 }
 
-var pingSummary = regexp.MustCompile(`(\d+) packets transmitted, (\d+) received`)
-
 // ping sends some packets a second and wants each answered.
 func ping(ctx context.Context, l *lab, what, count string) error {
 	return step(what, func() (string, error) {
 		out, err := l.sealane(ctx, l.hosts[0], "sandbox", "exec", "app", "--", "ping", "-c", count, "-i", "0.02", "-W", "2", "web")
-		m := pingSummary.FindStringSubmatch(out)
+		m := regexp.MustCompile(`(\d+) packets transmitted, (\d+) received`).FindStringSubmatch(out)
 		if m == nil || m[1] != m[2] {
 			return "", errors.Join(fmt.Errorf("not all is answered: %s", out), err)
 		}
