@@ -31,7 +31,7 @@ type world struct {
 	dir, instance string
 	ready         int
 	quarantined   bool
-	etc           string // directory of the host's files; "": there is no resolver, and there are no files of sandboxes
+	etc           string   // directory of the host's files; "": there is no resolver, and there are no files of sandboxes
 	shares        *sharing // what it is of a cluster; nil: alone
 	spaces        *netns.Provider
 	walls         *nftables.Opener
