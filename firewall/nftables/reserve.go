@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 	"github.com/sealane/sealane/firewall"
@@ -48,8 +49,11 @@ func (o *Opener) Reserve(ctx context.Context, proto firewall.Proto, host netip.A
 // reservation is sockets that hold ports.
 type reservation struct{ sockets []int }
 
-// Close gives the ports back. Twice is once.
+// Close gives the ports back: when it returns they are free. A process that is being started would have them for some milliseconds more, so
+// that this waits for it. Twice is once.
 func (r *reservation) Close() error {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	var errs []error
 	for _, fd := range r.sockets {
 		errs = append(errs, unix.Close(fd))

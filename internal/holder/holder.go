@@ -2,7 +2,8 @@
 // (sd_notify(3), FDSTORE) or, without that, in a process of its own, which does nothing else.
 //
 // That process has a SOCK_SEQPACKET socket at a path and reads one letter and a name from each message: K keeps the descriptors that come with it,
-// D drops them, L has it send them all, each as F, and then E. It ends with what it holds, and when its socket's file is removed.
+// D drops them, L has it send them all, each as F, and then E. It ends when it holds nothing and nobody is connected any more, and when its
+// socket's file is removed.
 package holder
 
 import (
@@ -71,8 +72,8 @@ func receive(fd int) (m message, err error) {
 	return m, err
 }
 
-// Serve is the process: it holds what whoever connects to the listening socket gives it, until it holds nothing any more or the file at path is
-// removed. Only processes of its own user are heard.
+// Serve is the process: it holds what whoever connects to the listening socket gives it, until it holds nothing and nobody is connected any
+// more, or the file at path is removed. Only processes of its own user are heard.
 func Serve(listener int, path string) error {
 	h := &held{fds: map[string][]int{}}
 	defer h.closeAll()
@@ -102,13 +103,12 @@ func Serve(listener int, path string) error {
 			if polled[i].Revents == 0 {
 				continue
 			}
-			open, done := h.hear(int(polled[i].Fd))
-			if done {
-				return nil
+			if h.hear(int(polled[i].Fd)) {
+				continue
 			}
-			if !open {
-				unix.Close(int(polled[i].Fd))
-				polled = slices.Delete(polled, i, i+1)
+			unix.Close(int(polled[i].Fd))
+			if polled = slices.Delete(polled, i, i+1); len(polled) == 2 && len(h.fds) == 0 {
+				return nil
 			}
 		}
 	}
@@ -139,11 +139,11 @@ func mayTalk(fd int) bool {
 // held is what the process holds.
 type held struct{ fds map[string][]int }
 
-// hear does what one message says. done: nothing is held any more.
-func (h *held) hear(fd int) (open, done bool) {
+// hear does what one message says. False: there will be no more.
+func (h *held) hear(fd int) bool {
 	m, err := receive(fd)
 	if err != nil || m.letter == 0 {
-		return false, false
+		return false
 	}
 	switch m.letter {
 	case letterKeep:
@@ -152,16 +152,15 @@ func (h *held) hear(fd int) (open, done bool) {
 	case letterDrop:
 		closeFDs(h.fds[m.name])
 		delete(h.fds, m.name)
-		return true, len(h.fds) == 0
 	case letterList:
 		for name, fds := range h.fds {
 			if err := (message{letterKept, name, fds}).send(fd); err != nil {
-				return false, false
+				return false
 			}
 		}
-		return message{letter: letterEnd}.send(fd) == nil, false
+		return message{letter: letterEnd}.send(fd) == nil
 	}
-	return true, false
+	return true
 }
 
 func (h *held) closeAll() {

@@ -86,7 +86,7 @@ func (p *Process) Keep(name string, fds ...int) error {
 	return nil
 }
 
-// Drop lets go. The holder ends with the last.
+// Drop lets go. The holder stays for the next, since to start one costs more than an attach does.
 func (p *Process) Drop(name string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -96,13 +96,13 @@ func (p *Process) Drop(name string) error {
 		return nil
 	}
 	err := message{letter: letterDrop, name: name}.send(p.conn)
-	if len(p.kept) == 0 || err != nil {
-		p.disconnect() // it ends now, or has ended
+	if err != nil {
+		p.disconnect() // it has ended
 	}
 	return nil
 }
 
-// Close lets the holder go on.
+// Close lets the holder go on as long as it holds something.
 func (p *Process) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
