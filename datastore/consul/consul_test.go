@@ -1,6 +1,7 @@
 package consul_test
 
 import (
+	"flag"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -13,6 +14,8 @@ import (
 	"github.com/sealane/sealane/internal/servertest"
 )
 
+var hosts = flag.Int("hosts", 20, "how many hosts TestWatchTraffic compares with ten")
+
 func TestStore(t *testing.T) {
 	nstest.MustNotLeak(t)
 	server := servertest.One(t, servertest.Consul, servertest.Options{}).Servers[0]
@@ -24,9 +27,18 @@ func TestStore(t *testing.T) {
 }
 
 func TestServers(t *testing.T) {
-	storetest.RunServers(t, servertest.Consul, func(t testing.TB, endpoints []string, prefix string, dial storetest.Dial) datastore.Store {
-		return openAt(t, endpoints, consul.Options{Prefix: prefix, Dial: dial, Timeout: time.Second})
-	})
+	storetest.RunServers(t, servertest.Consul, openShort)
+}
+
+func TestWatchTraffic(t *testing.T) {
+	storetest.WatchTraffic(t, servertest.Consul, func(t testing.TB, endpoints []string, prefix string, dial storetest.Dial) datastore.Store {
+		return openAt(t, endpoints, consul.Options{Prefix: prefix, Dial: dial, Timeout: 20 * time.Second})
+	}, 10, *hosts)
+}
+
+// openShort opens a store that waits a second for an answer.
+func openShort(t testing.TB, endpoints []string, prefix string, dial storetest.Dial) datastore.Store {
+	return openAt(t, endpoints, consul.Options{Prefix: prefix, Dial: dial, Timeout: time.Second})
 }
 
 func open(t testing.TB, server *servertest.Server, o consul.Options) *consul.Store {
