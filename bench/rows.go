@@ -12,6 +12,7 @@ func sections() []section {
 		{"crowd6", func(b *bench) (measure, error) { return crowdRows(b, Mode{Ports: 1, Silent: true, IPv6: true}) }},
 		{"burst", burstRows},
 		{"churn", churnRows},
+		{"overlay", overlayRows},
 		{"ipam", ipamRows},
 		{"restart", restartRows},
 		{"usage", usageRows},

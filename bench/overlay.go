@@ -1,0 +1,411 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+
+	"github.com/sealane/sealane"
+	"github.com/sealane/sealane/datastore"
+	"github.com/sealane/sealane/drivers"
+	"github.com/sealane/sealane/endpoint"
+	"github.com/sealane/sealane/firewall/nftables"
+	"github.com/sealane/sealane/internal/nsthread"
+	"github.com/sealane/sealane/ipam"
+	"github.com/sealane/sealane/ipam/block"
+	"github.com/sealane/sealane/ipam/pool"
+	"github.com/sealane/sealane/netdriver"
+	"github.com/sealane/sealane/sandbox"
+	sealanenetns "github.com/sealane/sealane/sandbox/netns"
+)
+
+// overlayRows compares two containers on an overlay of two hosts with a bare VXLAN device between the same two namespaces, and joining an
+// overlay with joining a bridge. The hosts are namespaces of this process; the store that they share is in memory.
+func overlayRows(*bench) (measure, error) {
+	return func() (rows []row, err error) {
+		p, err := newOverlayPair()
+		if p != nil {
+			defer func() { err = errors.Join(err, p.close()) }()
+		}
+		if err != nil {
+			return nil, err
+		}
+		rate, wait := values{}, values{}
+		const rounds = 5 // the best of which counts: where packets are handled is a matter of luck
+		for range rounds {
+			for name, address := range map[string]string{"sealane": p.inner, "floor": p.bare} {
+				r, err := p.throughput(address)
+				if err != nil {
+					return nil, err
+				}
+				rate[name] = max(rate[name], r)
+				w, err := p.latency(address)
+				if err != nil {
+					return nil, err
+				}
+				if wait[name] == 0 || w < wait[name] {
+					wait[name] = w
+				}
+			}
+		}
+		attach, err := p.attach()
+		return []row{
+			{work: "overlay: kilobytes per second between hosts", unit: perSecond, runs: []values{rate}, goals: []goal{atLeastFloor(0.9)}},
+			{work: "overlay: a request between hosts", runs: []values{wait}, goals: []goal{atMostFloor(1.22)}},
+			{work: "overlay: attach", runs: []values{attach}, goals: []goal{atMost(1.5, "bridge + a write", "≤ 1.5 × bridge + a write")}},
+		}, err
+	}, nil
+}
+
+// overlayPair is two hosts with a container each.
+type overlayPair struct {
+	hosts       [2]*overlayHost
+	inner, bare string // addresses of the second container
+	server      net.Listener
+	cleanup     []func() error
+}
+
+type overlayHost struct {
+	ns      netns.NsHandle
+	run     string
+	tunnel  netip.Addr
+	spaces  *sealanenetns.Provider
+	control *sealane.Controller
+	box     netns.NsHandle
+}
+
+func (h *overlayHost) path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(h.ns)) }
+
+func newOverlayPair() (*overlayPair, error) {
+	p := &overlayPair{}
+	store := datastore.NewMemory()
+	for i := range p.hosts {
+		h := &overlayHost{tunnel: netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)})}
+		p.hosts[i] = h
+		if err := nsthread.New(func() (err error) { h.ns, err = netns.Get(); return err }); err != nil {
+			return p, err
+		}
+	}
+	if err := p.underlay(); err != nil {
+		return p, fmt.Errorf("underlay: %w", err)
+	}
+	for i, h := range p.hosts {
+		if err := p.daemon(h, fmt.Sprint("h", i+1), store); err != nil {
+			return p, fmt.Errorf("host %d: %w", i+1, err)
+		}
+	}
+	return p, p.containers()
+}
+
+// underlay is a veth between the hosts.
+func (p *overlayPair) underlay() error {
+	for i, h := range p.hosts {
+		nl, err := netlink.NewHandleAt(h.ns)
+		if err != nil {
+			return err
+		}
+		defer nl.Close()
+		if i == 0 {
+			pair := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "up", PeerNamespace: netlink.NsFd(int(p.hosts[1].ns))}
+			pair.Name = "up"
+			if err := nl.LinkAdd(pair); err != nil {
+				return err
+			}
+		}
+		if err := raise(nl, "up", netip.PrefixFrom(h.tunnel, 24)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// raise gives a link an address and brings it up.
+func raise(nl *netlink.Handle, name string, p netip.Prefix) error {
+	l, err := nl.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	ip := &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+	return errors.Join(nl.AddrAdd(l, &netlink.Addr{IPNet: ip}), nl.LinkSetUp(l))
+}
+
+// daemon opens the rooms and the Controller of a host.
+func (p *overlayPair) daemon(h *overlayHost, id string, store datastore.Store) (err error) {
+	if h.run, err = os.MkdirTemp("/dev/shm", "sealane-bench-"); err != nil {
+		return err
+	}
+	p.cleanup = append(p.cleanup, func() error { return os.RemoveAll(h.run) })
+	if h.spaces, err = sealanenetns.New(sealanenetns.Options{Host: h.path(), Run: h.run}); err != nil {
+		return err
+	}
+	p.cleanup = append(p.cleanup, h.spaces.Close, func() error { return h.spaces.Drain(context.Background()) })
+	walls, err := nftables.New(nftables.Options{Host: h.path()})
+	if err != nil {
+		return err
+	}
+	addresses, err := pool.New(pool.Options{HostID: id})
+	if err != nil {
+		return err
+	}
+	blocks, err := block.New(context.Background(), block.Options{Pool: addresses, Store: store, Host: id, Patience: time.Second})
+	if err != nil {
+		return err
+	}
+	h.control, err = sealane.New(context.Background(), sealane.Options{
+		Run: datastore.NewMemory(), Root: datastore.NewMemory(), Cluster: store, Host: id, Hostname: id, Advertise: h.tunnel,
+		Spaces: h.spaces, Firewalls: walls, Drivers: drivers.All(), IPAM: map[string]ipam.Driver{"default": blocks},
+	})
+	if err == nil {
+		p.cleanup = append(p.cleanup, h.control.Close)
+	}
+	return err
+}
+
+const overlayNetwork, bridgeNetwork = "bench", "near"
+
+// containers makes one on each host, which reach each other by the overlay and by a bare tunnel.
+func (p *overlayPair) containers() error {
+	ctx := context.Background()
+	subnet := sealane.IPAM{Subnets: []sealane.SubnetSpec{{Subnet: netip.MustParsePrefix("10.213.0.0/16")}}}
+	near := sealane.IPAM{Subnets: []sealane.SubnetSpec{{Subnet: netip.MustParsePrefix("10.214.0.0/16")}}}
+	first := p.hosts[0].control
+	_, err := first.CreateNetwork(ctx, sealane.NetworkSpec{Name: overlayNetwork, Driver: "overlay", Scope: netdriver.Global, IPAM: subnet})
+	if err == nil {
+		_, err = first.CreateNetwork(ctx, sealane.NetworkSpec{Name: bridgeNetwork, Driver: "bridge", IPAM: near})
+	}
+	if err != nil {
+		return err
+	}
+	for i, h := range p.hosts {
+		if err := eventually(func() error { _, err := h.control.Network(ctx, overlayNetwork); return err }); err != nil {
+			return err
+		}
+		sb, ep, err := h.join(overlayNetwork, fmt.Sprint("box", i+1))
+		if err != nil {
+			return err
+		}
+		p.cleanup = append(p.cleanup, func() error { return sb.Delete(ctx) })
+		info, err := sb.Info(ctx)
+		if err != nil {
+			return err
+		}
+		if h.box, err = netns.GetFromPath(info.Key); err != nil {
+			return err
+		}
+		e, err := ep.Info(ctx)
+		if err != nil {
+			return err
+		}
+		p.inner = e.Addresses[0].Addr().String()
+		if err := p.tunnel(i); err != nil {
+			return fmt.Errorf("bare tunnel: %w", err)
+		}
+	}
+	p.bare = "10.99.0.2"
+	err = nsthread.DoFD(int(p.hosts[1].box), func() (err error) { p.server, err = net.Listen("tcp4", "0.0.0.0:7"); return err })
+	if err != nil {
+		return err
+	}
+	p.cleanup = append(p.cleanup, p.server.Close)
+	go p.serve()
+	for _, address := range []string{p.inner, p.bare} {
+		if err := eventually(func() error { _, err := p.latencyOf(address, 1); return err }); err != nil {
+			return fmt.Errorf("reach %s: %w", address, err)
+		}
+	}
+	return nil
+}
+
+// eventually tries until there is no error, for what follows from the store.
+func eventually(try func() error) error {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(10 * time.Second); ; <-tick.C {
+		if err := try(); err == nil || time.Now().After(end) {
+			return err
+		}
+	}
+}
+
+// tunnel makes a VXLAN device of a host's right in its container.
+func (p *overlayPair) tunnel(i int) error {
+	h, other := p.hosts[i], p.hosts[1-i]
+	nl, err := netlink.NewHandleAt(h.ns)
+	if err != nil {
+		return err
+	}
+	defer nl.Close()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.Namespace = "bare0", 1450, netlink.NsFd(int(h.box))
+	device := &netlink.Vxlan{LinkAttrs: attrs, VxlanId: 7, Port: 4790, SrcAddr: h.tunnel.AsSlice(), Group: other.tunnel.AsSlice(), Learning: true}
+	if err := nl.LinkAdd(device); err != nil {
+		return err
+	}
+	in, err := netlink.NewHandleAt(h.box)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	return raise(in, "bare0", netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 99, 0, byte(i + 1)}), 24))
+}
+
+// join puts a new sandbox on a network.
+func (h *overlayHost) join(network, name string) (sandbox.Sandbox, endpoint.Endpoint, error) {
+	ctx := context.Background()
+	n, err := h.control.Network(ctx, network)
+	if err != nil {
+		return nil, nil, err
+	}
+	sb, err := h.control.CreateSandbox(ctx, sandbox.Spec{Name: name})
+	if err != nil {
+		return nil, nil, err
+	}
+	ep, err := n.CreateEndpoint(ctx, endpoint.Spec{Name: name, For: sb.ID()})
+	if err != nil {
+		return nil, nil, err
+	}
+	return sb, ep, ep.Join(ctx, sb)
+}
+
+// serve takes what it is sent, and answers the first byte of each connection: with nothing after 's', which only takes, and else with
+// each byte.
+func (p *overlayPair) serve() {
+	for {
+		c, err := p.server.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			var kind [1]byte
+			if _, err := io.ReadFull(c, kind[:]); err != nil {
+				return
+			}
+			if kind[0] != 's' {
+				_, _ = io.Copy(c, c)
+				return
+			}
+			buf, n := make([]byte, 256<<10), 0
+			for {
+				m, err := c.Read(buf)
+				if n += m; err != nil {
+					break
+				}
+			}
+			fmt.Fprint(c, n)
+		}()
+	}
+}
+
+func (p *overlayPair) dial(address, kind string) (c *net.TCPConn, err error) {
+	err = nsthread.DoFD(int(p.hosts[0].box), func() error {
+		plain, err := net.DialTimeout("tcp4", net.JoinHostPort(address, "7"), time.Second)
+		if err != nil {
+			return err
+		}
+		c = plain.(*net.TCPConn)
+		_, err = io.WriteString(c, kind)
+		return err
+	})
+	return c, err
+}
+
+// throughput is how many kilobytes arrive in a second.
+func (p *overlayPair) throughput(address string) (float64, error) {
+	const length = time.Second
+	c, err := p.dial(address, "s")
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	buf, start := make([]byte, 256<<10), time.Now()
+	for time.Since(start) < length {
+		if _, err := c.Write(buf); err != nil {
+			return 0, err
+		}
+	}
+	if err := c.CloseWrite(); err != nil {
+		return 0, err
+	}
+	var n float64
+	if _, err := fmt.Fscan(c, &n); err != nil {
+		return 0, err
+	}
+	return n / 1000 / time.Since(start).Seconds(), nil
+}
+
+// latency is how long a byte there and back takes, the median of many.
+func (p *overlayPair) latency(address string) (float64, error) { return p.latencyOf(address, 3000) }
+
+func (p *overlayPair) latencyOf(address string, times int) (float64, error) {
+	c, err := p.dial(address, "r")
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	var took []float64
+	var b [1]byte
+	for range times {
+		start := time.Now()
+		if _, err := c.Write(b[:]); err != nil {
+			return 0, err
+		}
+		if _, err := io.ReadFull(c, b[:]); err != nil {
+			return 0, err
+		}
+		took = append(took, time.Since(start).Seconds())
+	}
+	return median(took), nil
+}
+
+// attach joins sandboxes to the overlay and to a bridge in turn, and writes to the store.
+func (p *overlayPair) attach() (values, error) {
+	took := map[string][]float64{}
+	h, ctx := p.hosts[0], context.Background()
+	for i := range 60 {
+		for _, network := range []string{overlayNetwork, bridgeNetwork} {
+			start := time.Now()
+			sb, _, err := h.join(network, fmt.Sprintf("%s%d", network, i))
+			if err != nil {
+				return nil, err
+			}
+			took[network] = append(took[network], time.Since(start).Seconds())
+			if err := sb.Delete(ctx); err != nil {
+				return nil, err
+			}
+		}
+	}
+	store := datastore.NewMemory()
+	defer store.Close()
+	start := time.Now()
+	err := store.Update(ctx, func(tx datastore.Tx) error { return tx.Put(filepath.Join("a", "b"), []byte("c")) })
+	write := time.Since(start).Seconds()
+	return values{"sealane": median(took[overlayNetwork]), "bridge + a write": median(took[bridgeNetwork]) + write}, err
+}
+
+func (p *overlayPair) close() error {
+	var errs []error
+	for i := len(p.cleanup) - 1; i >= 0; i-- {
+		errs = append(errs, p.cleanup[i]())
+	}
+	for _, h := range p.hosts {
+		if h == nil {
+			continue
+		}
+		for _, ns := range []netns.NsHandle{h.box, h.ns} {
+			if ns > 0 {
+				errs = append(errs, ns.Close())
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
