@@ -49,12 +49,12 @@ func rights(fds []int) []byte {
 	return unix.UnixRights(fds...)
 }
 
-// receive reads one message; the zero message at the end.
-func receive(fd int) (m message, err error) {
+// receive reads one message; the zero message at the end. flags are those of recvmsg(2).
+func receive(fd, flags int) (m message, err error) {
 	buf, oob := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(4*maxFDs))
 	n, oobn := 0, 0
 	for {
-		n, oobn, _, _, err = unix.Recvmsg(fd, buf, oob, unix.MSG_CMSG_CLOEXEC)
+		n, oobn, _, _, err = unix.Recvmsg(fd, buf, oob, unix.MSG_CMSG_CLOEXEC|flags)
 		if !errors.Is(err, unix.EINTR) {
 			break
 		}
@@ -82,12 +82,9 @@ func Serve(listener int, path string) error {
 		return err
 	}
 	polled := []unix.PollFd{{Fd: int32(listener), Events: unix.POLLIN}, {Fd: int32(removed), Events: unix.POLLIN}}
-	for {
+	for exists(path) { // it may have been removed before it was watched
 		if _, err := unix.Poll(polled, -1); err != nil && !errors.Is(err, unix.EINTR) {
 			return fmt.Errorf("wait for messages: %w", err)
-		}
-		if polled[1].Revents != 0 && !exists(path) {
-			return nil
 		}
 		if polled[1].Revents != 0 {
 			unix.Read(removed, make([]byte, 4096))
@@ -99,19 +96,19 @@ func Serve(listener int, path string) error {
 				unix.Close(fd)
 			}
 		}
-		for i := len(polled) - 1; i >= 2; i-- {
-			if polled[i].Revents == 0 {
-				continue
-			}
-			if h.hear(int(polled[i].Fd)) {
+		// What an earlier process said comes before what the next one asks, so the oldest is heard out first.
+		for i := 2; i < len(polled); i++ {
+			if polled[i].Revents == 0 || h.hearOut(int(polled[i].Fd)) {
 				continue
 			}
 			unix.Close(int(polled[i].Fd))
 			if polled = slices.Delete(polled, i, i+1); len(polled) == 2 && len(h.fds) == 0 {
 				return nil
 			}
+			i--
 		}
 	}
+	return nil
 }
 
 func exists(path string) bool {
@@ -139,12 +136,21 @@ func mayTalk(fd int) bool {
 // held is what the process holds.
 type held struct{ fds map[string][]int }
 
-// hear does what one message says. False: there will be no more.
-func (h *held) hear(fd int) bool {
-	m, err := receive(fd)
-	if err != nil || m.letter == 0 {
-		return false
+// hearOut does what all messages say that have come. False: there will be no more.
+func (h *held) hearOut(fd int) bool {
+	for {
+		m, err := receive(fd, unix.MSG_DONTWAIT)
+		if errors.Is(err, unix.EAGAIN) {
+			return true
+		}
+		if err != nil || m.letter == 0 || !h.hear(fd, m) {
+			return false
+		}
 	}
+}
+
+// hear does what one message says.
+func (h *held) hear(fd int, m message) bool {
 	switch m.letter {
 	case letterKeep:
 		closeFDs(h.fds[m.name])

@@ -42,7 +42,7 @@ func (p *Process) Kept() (map[string][]int, error) {
 	}
 	for err == nil {
 		var m message
-		if m, err = receive(p.conn); err != nil || m.letter == 0 {
+		if m, err = receive(p.conn, 0); err != nil || m.letter == 0 {
 			break
 		}
 		if m.letter == letterEnd {
@@ -54,7 +54,7 @@ func (p *Process) Kept() (map[string][]int, error) {
 		closeFDs(fds)
 	}
 	p.disconnect()
-	if err == nil {
+	if err == nil || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) {
 		return map[string][]int{}, nil // it ended meanwhile
 	}
 	return nil, fmt.Errorf("ask the holder at %s: %w", p.path, err)

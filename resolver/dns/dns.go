@@ -109,8 +109,11 @@ func New(o Options) (*Resolver, error) {
 	return r, nil
 }
 
-// Close stops answering. What a Keeper keeps goes on waiting.
+// Close stops answering. What a Keeper keeps goes on waiting. Closing again does nothing.
 func (r *Resolver) Close() error {
+	if r.ctx.Err() != nil {
+		return nil
+	}
 	r.stop()
 	err := r.engine.close()
 	r.mu.Lock()
