@@ -146,6 +146,9 @@ func (t Texts) write(dir string) error {
 	}
 	defer l.Close()
 	units := t.units()
+	if l.isAsWanted(units) && allThere(dir) {
+		return nil
+	}
 	if err := l.add(units); err != nil {
 		return err
 	}
@@ -153,7 +156,9 @@ func (t Texts) write(dir string) error {
 		if !there {
 			return t.hosts()
 		}
-		return MergeHosts(text, func(line string) bool { return l.has(hostsFile, line) }, unrepeated(t.Hosts))
+		want := unrepeated(t.Hosts)
+		new := slices.DeleteFunc(slices.Clone(want), func(line string) bool { return slices.Contains(l.lines, digest(hostsFile, line)) })
+		return MergeHosts(text, func(line string) bool { return l.has(hostsFile, line) }, want, new)
 	}
 	err = errors.Join(change(dir, hostsFile, hosts), change(dir, hostnameFile, l.whole(hostnameFile, t.Hostname+"\n")),
 		change(dir, confFile, l.whole(confFile, t.ResolvConf)))
@@ -288,7 +293,18 @@ func unrepeated(all []string) []string {
 	return kept
 }
 
-// ledger is a sandbox's list of digests, open and locked.
+// allThere says that nobody took a file away.
+func allThere(dir string) bool {
+	for _, name := range []string{hostsFile, hostnameFile, confFile} {
+		if _, err := os.Lstat(filepath.Join(dir, name)); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// ledger is a sandbox's list of digests, open and locked: of what was written, and behind a "+" of what may have been. What was written and
+// is not there any more was taken away by somebody, and stays so.
 type ledger struct {
 	*os.File
 	lines []string
@@ -316,21 +332,35 @@ func openLedger(dir string, flags int) (*ledger, error) {
 	return &ledger{f, strings.Fields(string(text))}, nil
 }
 
-func (l *ledger) has(file, text string) bool { return slices.Contains(l.lines, digest(file, text)) }
+const pending = "+"
+
+func (l *ledger) has(file, text string) bool {
+	d := digest(file, text)
+	return slices.Contains(l.lines, d) || slices.Contains(l.lines, pending+d)
+}
+
+// isAsWanted says that all was written, and nothing else.
+func (l *ledger) isAsWanted(units []string) bool {
+	return len(l.lines) == len(units) && !slices.ContainsFunc(units, func(u string) bool { return !slices.Contains(l.lines, u) })
+}
 
 // add writes down what may be there from now on.
 func (l *ledger) add(units []string) error {
-	more := slices.DeleteFunc(slices.Clone(units), func(u string) bool { return slices.Contains(l.lines, u) })
-	if len(more) == 0 {
+	was := len(l.lines)
+	for _, u := range units {
+		if !slices.Contains(l.lines, u) && !slices.Contains(l.lines, pending+u) {
+			l.lines = append(l.lines, pending+u)
+		}
+	}
+	if len(l.lines) == was {
 		return nil
 	}
-	l.lines = append(l.lines, more...)
 	return rewrite(l.File, strings.Join(l.lines, "\n")+"\n")
 }
 
-// keep strikes out what is not there any more.
+// keep says what was written, and strikes out the rest.
 func (l *ledger) keep(units []string) error {
-	if len(l.lines) == len(units) {
+	if l.isAsWanted(units) {
 		return nil
 	}
 	l.lines = units

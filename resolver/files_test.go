@@ -118,8 +118,11 @@ func TestUserEditsStay(t *testing.T) {
 	k.write("nameserver 127.0.0.11\n", "127.0.0.1\tlocalhost")
 	k.wants("resolv.conf", "")
 	k.edit("hosts", "10.1.0.3\tweb", os.O_TRUNC) // without an end of line, and one that we struck out
-	k.write("nameserver 127.0.0.11\n", "127.0.0.1\tlocalhost")
-	k.wants("hosts", "10.1.0.3\tweb\n127.0.0.1\tlocalhost\n")
+	k.write("nameserver 127.0.0.11\n", "127.0.0.1\tlocalhost", "10.1.0.4\tweb")
+	k.wants("hosts", "10.1.0.3\tweb\n10.1.0.4\tweb\n")
+	k.edit("hosts", "192.0.2.9 mine\n", os.O_TRUNC) // a line of ours that was taken away stays away
+	k.write("nameserver 127.0.0.11\n", "127.0.0.1\tlocalhost", "10.1.0.9\tweb")
+	k.wants("hosts", "192.0.2.9 mine\n10.1.0.9\tweb\n")
 	k.edit("hosts", strings.Repeat("#", 1<<20)+"\n", os.O_TRUNC)
 	k.write("nameserver 127.0.0.11\n", "127.0.0.1\tlocalhost", "10.1.0.4\tweb")
 	if st, err := os.Stat(k.path("hosts")); err != nil || st.Size() != 1<<20+1 {
@@ -135,6 +138,27 @@ func TestInterruptedWriteIsFinished(t *testing.T) {
 	k.edit("resolv.conf", "nameserver 127.0.0.11\n"+strings.Repeat("\n", 19), os.O_TRUNC)
 	k.write("nameserver 192.0.2.2\n", "127.0.0.1\tlocalhost")
 	k.wants("resolv.conf", "nameserver 192.0.2.2\n")
+}
+
+// What was to be written when we were interrupted is written by the next call; a file that was taken away is made again.
+func TestInterruptedLineIsWritten(t *testing.T) {
+	k := files(t)
+	k.write("", "127.0.0.1\tlocalhost", "10.1.0.2\tweb")
+	ledger, err := os.ReadFile(k.path(".written"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Fields(string(ledger))
+	lines[len(lines)-1] = "+" + lines[len(lines)-1]
+	k.edit(".written", strings.Join(lines, "\n")+"\n", os.O_TRUNC)
+	k.edit("hosts", "127.0.0.1\tlocalhost\n", os.O_TRUNC)
+	k.write("", "127.0.0.1\tlocalhost", "10.1.0.2\tweb")
+	k.wants("hosts", "127.0.0.1\tlocalhost\n10.1.0.2\tweb\n")
+	if err := os.Remove(k.path("hostname")); err != nil {
+		t.Fatal(err)
+	}
+	k.write("", "127.0.0.1\tlocalhost", "10.1.0.2\tweb")
+	k.wants("hostname", "web\n")
 }
 
 // No reader finds a file empty, as one does that is cut off first and written then.

@@ -33,16 +33,16 @@ func SelfNames(hostname, domainname string) []string {
 	return []string{hostname}
 }
 
-// MergeHosts is a hosts file in which each line of want stands, and none else of which ours says, without its end, that we wrote it. What
-// others wrote stays, in its place; what is new comes last.
-func MergeHosts(text string, ours func(line string) bool, want []string) string {
-	missing := slices.Clone(want)
+// MergeHosts is a hosts file without those lines that ours says, without their ends, we wrote, but for those of want, and with those of new
+// at the end that are not there yet. What others wrote stays, in its place.
+func MergeHosts(text string, ours func(line string) bool, want, new []string) string {
+	missing := slices.Clone(new)
 	var b strings.Builder
 	for line := range strings.Lines(text) {
 		bare := strings.TrimSuffix(line, "\n")
 		if i := slices.Index(missing, bare); i >= 0 {
 			missing = slices.Delete(missing, i, i+1)
-		} else if ours(bare) {
+		} else if ours(bare) && !slices.Contains(want, bare) {
 			continue
 		}
 		b.WriteString(line)

@@ -24,7 +24,7 @@ func TestBehaviour71PrefixHostnames(t *testing.T) {
 	ours := []string{"10.1.0.2\tweb", "10.1.0.22\twebapp", "10.1.0.2\twebapp", "10.1.0.2\tweb.example.org web"}
 	text := "127.0.0.1\tlocalhost\n" + strings.Join(ours, "\n") + "\n10.1.0.2\tweb  # mine\n 10.1.0.2\tweb\n"
 	is := func(line string) bool { return slices.Contains(ours, line) }
-	got := resolver.MergeHosts(text, is, []string{"10.1.0.22\twebapp", "10.1.0.3\tweb"})
+	got := resolver.MergeHosts(text, is, []string{"10.1.0.22\twebapp", "10.1.0.3\tweb"}, []string{"10.1.0.3\tweb"})
 	want := "127.0.0.1\tlocalhost\n10.1.0.22\twebapp\n10.1.0.2\tweb  # mine\n 10.1.0.2\tweb\n10.1.0.3\tweb\n"
 	if got != want {
 		t.Errorf("%q, want %q", got, want)
@@ -40,8 +40,8 @@ func FuzzHosts(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text, before, after string) {
 		ours, want := strings.Split(before, "\n"), strings.Split(after, "\n")
 		is := func(line string) bool { return slices.Contains(ours, line) || slices.Contains(want, line) }
-		got := resolver.MergeHosts(text, is, want)
-		if again := resolver.MergeHosts(got, is, want); again != got {
+		got := resolver.MergeHosts(text, is, want, want)
+		if again := resolver.MergeHosts(got, is, want, want); again != got {
 			t.Fatalf("%q, then %q", got, again)
 		}
 		foreign := func(text string) []string {
