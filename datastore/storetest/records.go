@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -260,6 +261,41 @@ func maxValue(t *testing.T, a, b datastore.Store) {
 	err := a.Update(timeout(t), func(tx datastore.Tx) error { return putAll(tx, "d/small", "1", "d/larger", largest+"v") })
 	wantKind(t, "a larger value", err, errdefs.IsInvalidArgument)
 	want(t, "nothing written", get(t, b, "d/small"), "")
+}
+
+// The most that a transaction may touch, each key read and written in a directory of its own, and all the bytes that it may write.
+func maxUpdate(t *testing.T, a, b datastore.Store) {
+	value := strings.Repeat("\xff", datastore.MaxUpdate/datastore.MaxKeys)
+	for _, written := range []string{"1", value} {
+		update(t, a, func(tx datastore.Tx) error {
+			for i := range datastore.MaxKeys {
+				key := datastore.Key("dir", strconv.Itoa(i), "k")
+				if _, err := tx.Get(key); err != nil && !errdefs.IsNotFound(err) {
+					return err
+				}
+				if err := errors.Join(tx.Put(key, nil), tx.Put(key, []byte(written))); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		for i := range datastore.MaxKeys {
+			if get(t, b, datastore.Key("dir", strconv.Itoa(i), "k")) != written {
+				t.Fatalf("the value of key %d came back changed", i)
+			}
+		}
+	}
+	largest := strings.Repeat("v", datastore.MaxValue)
+	err := a.Update(timeout(t), func(tx datastore.Tx) error {
+		for i := range datastore.MaxUpdate/datastore.MaxValue + 1 {
+			if err := tx.Put("d/k"+strconv.Itoa(i), []byte(largest)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	wantKind(t, "more bytes", err, errdefs.IsInvalidArgument)
+	wantMap(t, "nothing written", list(t, b, "d"), map[string]string{})
 }
 
 func table(t *testing.T, a, b datastore.Store) {

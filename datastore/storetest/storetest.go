@@ -35,6 +35,7 @@ func Run(t *testing.T, open Open) {
 		{"BadKeys", badKeys},
 		{"MaxKeys", maxKeys},
 		{"MaxValue", maxValue},
+		{"MaxUpdate", maxUpdate},
 		{"Table", table},
 
 		{"SkewThroughAbsentKey", skewThroughAbsentKey},
