@@ -373,7 +373,7 @@ func (c *Controller) settle(ctx context.Context, v *content) error {
 		now := left[:min(atOnce, len(left))]
 		left = left[len(now):]
 		ending := last && len(left) == 0
-		err := c.o.Run.Update(ctx, func(tx datastore.Tx) error { return strike(tx, v, now, ending) })
+		err := surely(ctx, c.o.Run, func(tx datastore.Tx) error { return strike(tx, v, now, ending) })
 		if err != nil {
 			return fmt.Errorf("record what is gone: %w", err)
 		}

@@ -596,7 +596,7 @@ func (c *Controller) deleteEndpoint(ctx context.Context, n netdriver.Network, e 
 			return err
 		}
 	}
-	err := c.o.Run.Update(ctx, func(tx datastore.Tx) error {
+	err := surely(ctx, c.o.Run, func(tx datastore.Tx) error {
 		errs := []error{endpointTable(e.Network).Delete(tx, string(e.ID)), endpointNames(e.Network).free(tx, e.Spec.Name, string(e.ID))}
 		if e.Spec.For != "" {
 			errs = append(errs, memberTable(e.Spec.For).Delete(tx, string(e.ID)))

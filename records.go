@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"iter"
 	"reflect"
@@ -175,6 +176,16 @@ func view[T any](ctx context.Context, s datastore.Store, fn func(datastore.Tx) (
 		return err
 	})
 	return v, err
+}
+
+// surely is an Update whose outcome matters to more than the store, such as whether addresses are free. Where it is unknown fn runs again: it
+// accepts that it has succeeded before.
+func surely(ctx context.Context, s datastore.Store, fn func(datastore.Tx) error) error {
+	err := s.Update(ctx, fn)
+	if uncertain := (*datastore.Uncertain)(nil); errors.As(err, &uncertain) {
+		err = s.Update(ctx, fn)
+	}
+	return err
 }
 
 // records yields all records of a table as they were at one moment.
