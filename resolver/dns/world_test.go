@@ -3,7 +3,6 @@ package dns_test
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -133,12 +132,8 @@ func (r redirecting) Remove(ctx context.Context, id sandbox.ID) error {
 
 // exchange asks inside a sandbox, at 127.0.0.11.
 func (w *world) exchange(id sandbox.ID, network string, q *mdns.Msg) (*mdns.Msg, error) {
-	var c net.Conn
-	w.inside[id].Do(func() (err error) {
-		c, err = net.DialTimeout(network, "127.0.0.11:53", 5*time.Second)
-		return nil
-	})
-	if c == nil {
+	c, err := w.inside[id].Dial(network, "127.0.0.11:53")
+	if err != nil {
 		return nil, resolvertest.ErrNoResolver
 	}
 	defer c.Close()
