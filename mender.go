@@ -238,6 +238,9 @@ func (c *Controller) mendNetwork(ctx context.Context, id endpoint.NetworkID) err
 	if err != nil || !found {
 		return err
 	}
+	if err := c.answers(ctx, n); err != nil {
+		return err
+	}
 	if err := c.mendHeldNetwork(ctx, id, nil); err != nil {
 		return err
 	}
@@ -250,6 +253,19 @@ func (c *Controller) mendNetwork(ctx context.Context, id endpoint.NetworkID) err
 		return err
 	}
 	return c.convergeMembers(ctx, id, seen)
+}
+
+// answers finds out whether a driver that acts does: what it was told before may be all there is to tell, and say nothing of it. A network
+// that is being removed need not ask.
+func (c *Controller) answers(ctx context.Context, n netdriver.Network) error {
+	if n.Deleting || c.computes(ctx, n.Driver) {
+		return nil
+	}
+	d, err := c.driver(ctx, n.Driver)
+	if err == nil {
+		_, err = d.Capability(ctx)
+	}
+	return err
 }
 
 func (c *Controller) mendHeldNetwork(ctx context.Context, id endpoint.NetworkID, seen *observation) error {
