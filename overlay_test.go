@@ -164,6 +164,7 @@ func (w *world) whole(n sealane.Network, c *container, peer endpoint.Info, insid
 		"ip route show default":                      {"dev so0"},
 		"ip -6 route show default":                   {"dev so0"},
 		"sysctl -n net.ipv4.conf.br0.send_redirects": {"0"},
+		"sysctl -n net.bridge.bridge-nf-call-iptables net.bridge.bridge-nf-call-ip6tables": {"0\n0"},
 	} {
 		out, err := w.host.Try("nsenter", append([]string{"--net=" + inside}, strings.Fields(command)...)...)
 		errs = append(errs, err)

@@ -61,6 +61,7 @@ func overlayRows(*bench) (measure, error) {
 		return []row{
 			{work: "overlay: kilobytes per second between hosts", unit: perSecond, runs: []values{rate}, goals: []goal{atLeastFloor(0.9)}},
 			{work: "overlay: a request between hosts", runs: []values{wait}, goals: []goal{atMostFloor(1.22)}},
+			{work: "overlay: attach on a bridge, and a write", runs: []values{{"sealane": attach["bridge + a write"]}}},
 			{work: "overlay: attach", runs: []values{attach}, goals: []goal{atMost(1.5, "bridge + a write", "≤ 1.5 × bridge + a write")}},
 		}, err
 	}, nil
