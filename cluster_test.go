@@ -403,6 +403,48 @@ func sharedNetworkIsSeenByAll(t *testing.T, hosts []*member) {
 	a.mustAttach("blue", "one")
 }
 
+// What one host changes of a network the others take over, and the names of all hosts' endpoints resolve.
+func TestChangesAndNamesReachTheOthers(t *testing.T) {
+	hosts := newCluster(t, 2)
+	changesAndNamesReachTheOthers(t, hosts)
+}
+
+func changesAndNamesReachTheOthers(t *testing.T, hosts []*member) {
+	a, b := hosts[0], hosts[1]
+	blue := a.network("blue", "10.9.0.0/24")
+	a.mustAttach("blue", "one")
+	b.mustAttach("blue", "two")
+	knows := func(h *member, name string) bool {
+		return strings.Contains(fmt.Sprint(h.names.Names(blue.ID())), name)
+	}
+	nstest.Eventually(t, "h1 knows two", func() bool { return knows(a, "two") && knows(a, "one") })
+	nstest.Eventually(t, "h2 knows one", func() bool { return knows(b, "one") && knows(b, "two") })
+	err := b.on("blue").Update(t.Context(), func(s *sealane.NetworkSpec) error {
+		s.Labels = map[string]string{"tier": "web"}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nstest.Eventually(t, "h1 has the label", func() bool {
+		n, err := a.on("blue").Info(t.Context())
+		return err == nil && n.Labels["tier"] == "web"
+	})
+	a.die()
+	a.names.Crash()
+	if err := a.start(); err != nil {
+		t.Fatal(err)
+	}
+	if !knows(a, "two") || !knows(a, "one") {
+		t.Errorf("after a restart: %v", a.names.Names(blue.ID()))
+	}
+	b.detach("two")
+	nstest.Eventually(t, "h1 forgets two", func() bool { return !knows(a, "two") })
+	if left := dump(t, a.link, "look/h1", "look/h2"); len(left) > 0 {
+		t.Errorf("notices left: %v", left)
+	}
+}
+
 // A host that was rebooted has no endpoints; one that only cannot be reached keeps them.
 func TestRebootedAndUnreachableHosts(t *testing.T) { rebootedAndUnreachableHosts(t, newCluster(t, 3)) }
 

@@ -153,12 +153,6 @@ func (c *Controller) keepSettled(ctx context.Context, sh *sharing) {
 		case <-again.C:
 		}
 		idle, err := c.settleNetwork(ctx, sh)
-		sh.mu.Lock()
-		seen := sh.published != nil
-		sh.mu.Unlock()
-		if seen {
-			sh.known.Do(func() { close(sh.first) })
-		}
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -181,6 +175,15 @@ func (c *Controller) keepSettled(ctx context.Context, sh *sharing) {
 	}
 }
 
+// peersKnown lets those go on who wait for the other hosts' endpoints, if these were seen.
+func (sh *sharing) peersKnown() {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if sh.published != nil {
+		sh.known.Do(func() { close(sh.first) })
+	}
+}
+
 // settleNetwork makes the peers what the store says, and the store what this host's endpoints say. It returns for how long there was none
 // of these.
 func (c *Controller) settleNetwork(ctx context.Context, sh *sharing) (idle time.Duration, err error) {
@@ -191,6 +194,7 @@ func (c *Controller) settleNetwork(ctx context.Context, sh *sharing) (idle time.
 	if err := c.settlePeers(ctx, n, sh); err != nil {
 		return 0, err
 	}
+	sh.peersKnown() // a call that waits for them may hold an endpoint that is to be settled
 	own := map[endpoint.ID]endpoint.Info{}
 	for e, err := range records(ctx, c.o.Run, endpointTable(n.ID)) {
 		if err != nil {

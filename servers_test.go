@@ -19,6 +19,7 @@ var scenarios = []struct {
 	show  func(*testing.T, []*member)
 }{
 	{"SharedNetworkIsSeenByAll", 3, sharedNetworkIsSeenByAll},
+	{"ChangesAndNamesReachTheOthers", 2, changesAndNamesReachTheOthers},
 	{"RebootedAndUnreachableHosts", 3, rebootedAndUnreachableHosts},
 	{"RemovedHost", 3, removedHost},
 	{"ForgetEndpointOfDeadHost", 2, forgetEndpointOfDeadHost},
