@@ -11,7 +11,7 @@ import (
 	"github.com/sealane/sealane/datastore"
 )
 
-var faultStep = flag.Int("faultstep", 3, "let every n-th touch of the stores that hosts share fail; 1 is every one")
+var faultStep = flag.Int("faultstep", 10, "let every n-th touch of the stores that hosts share fail; 1 is every one")
 
 // records is what the cluster store says, but for blocks, which stay for a while, as text.
 func (h *member) records() string {
@@ -82,7 +82,9 @@ func trySharedFault(t *testing.T, ops []op, want []string, i, at int, crash bool
 			return false
 		}
 	}
+	h.mu.Lock() // the background touches too
 	h.failAt, h.crash = at, crash
+	h.mu.Unlock()
 	h.arm(true)
 	first := call(ops[i], h.machine)
 	h.arm(false)
