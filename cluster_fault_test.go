@@ -57,7 +57,8 @@ func TestClusterFaultAtEveryTouch(t *testing.T) {
 	h.die()
 	for i, o := range ops {
 		t.Run(o.name, func(t *testing.T) {
-			t.Parallel() // most of it is waiting
+			t.Parallel()                // most of it is waiting
+			ops := script("bridge", "") // whose calls belong to one
 			tried := 0
 			for at := 1 + i%*faultStep; at <= touches[i]; at += *faultStep {
 				for _, crash := range []bool{false, true} {
