@@ -422,9 +422,11 @@ func blocksHoldTheNetwork(t *testing.T, hosts []*member) {
 	}
 	b.link.heal()
 	nstest.Eventually(t, "hidden is published", func() bool {
-		err := a.on("blue").Delete(t.Context())
-		return errdefs.IsFailedPrecondition(err) && strings.Contains(err.Error(), "hidden")
+		return slices.Contains(dump(t, a.link, "name/ep/"+string(a.on("blue").ID())), "name/ep/"+string(a.on("blue").ID())+"/hidden")
 	})
+	if err := a.on("blue").Delete(t.Context()); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "hidden") {
+		t.Errorf("a network with an endpoint elsewhere: %v", err)
+	}
 	b.detach("hidden")
 	nstest.Eventually(t, "h2 is back", func() bool { return a.stateOf("h2") == "ready" })
 	if err := a.on("blue").Delete(t.Context()); err != nil { // b is asked for its block and gives it
