@@ -203,7 +203,10 @@ func (n *names) Ask(questions, outstanding int) (each []time.Duration, total tim
 				return nil, 0, fmt.Errorf("ask: %w", err)
 			}
 		}
-		if _, err := unix.Read(fd, buf); err != nil {
+		switch _, err := unix.Read(fd, buf); {
+		case errors.Is(err, unix.EINTR): // with a time-out the kernel does not go on by itself after a signal of Go's scheduler
+			continue
+		case err != nil:
 			return nil, 0, fmt.Errorf("%d of %d answered: %w", got, questions, err)
 		}
 		if got++; outstanding == 1 {
