@@ -34,7 +34,7 @@ overlay-demo: ## two hosts, a container on each, one network over Consul, or STO
 	$(if $(SUDO),sudo env PATH=$(PATH)) bin/overlay -store $(STORE)
 
 test: ## everything that must hold before a change goes in
-	scripts/need gcc:gcc /usr/include/stdio.h:libc6-dev ip:iproute2 nft:nftables ping:iputils-ping tcpdump:tcpdump conntrack:conntrack busybox:busybox-static strace:strace \
+	scripts/need gcc:gcc /usr/include/stdio.h:libc6-dev ip:iproute2 nft:nftables ping:iputils-ping sysctl:procps iptables:iptables tcpdump:tcpdump conntrack:conntrack busybox:busybox-static strace:strace \
 		dig:bind9-dnsutils dnsperf:dnsperf musl-gcc:musl-tools unshare:util-linux \
 		dockerd:docker.io docker:docker.io runc:runc
 	$(MAKE) --no-print-directory servers

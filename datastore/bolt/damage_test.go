@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -156,8 +157,48 @@ func TestBitsOfTheTree(t *testing.T) {
 				continue
 			}
 			check(t, s, at, records)
+			put(t, s, "ep/0", "1", "lease/9", "1", "net/0", "1") // next to what is there, in leaves all over the tree
+			remove(t, s, "ep/0", "lease/9", "net/0")
+			rest := maps.Clone(records)
+			maps.DeleteFunc(rest, func(key, _ string) bool { return key == "ep/0" || key == "lease/9" || key == "net/0" })
+			check(t, s, at, rest)
 			s.Close()
 		}
+	}
+}
+
+// Whatever was written and removed, in whatever order, is no damage.
+func TestNothingWrittenIsDamage(t *testing.T) {
+	path := filepath.Join(memory(t), "store.db")
+	records := map[string]string{}
+	for round := range 150 {
+		s, err := bolt.Open(path, bolt.Options{NoSync: true})
+		if err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		check(t, s, round, records)
+		for range 1 + rand.N(20) {
+			var pairs, gone []string
+			for range 1 + rand.N(6) {
+				key := []string{"ep", "sb", "lease", "net"}[rand.N(4)] + "/" + strconv.Itoa(rand.N(200))
+				if rand.N(5) < 2+round/25%3 { // it grows, and shrinks again
+					if records[key] != "" {
+						gone = append(gone, key)
+						delete(records, key)
+					}
+					continue
+				}
+				records[key] = strings.Repeat("v", 1+rand.N(1500))
+				pairs = append(pairs, key, records[key])
+			}
+			if len(pairs) > 0 {
+				put(t, s, pairs...)
+			}
+			if gone = slices.DeleteFunc(gone, func(key string) bool { return records[key] != "" }); len(gone) > 0 {
+				remove(t, s, gone...)
+			}
+		}
+		s.Close()
 	}
 }
 

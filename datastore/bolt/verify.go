@@ -190,6 +190,9 @@ func (v *verifier) tree(id uint64, within bounds, depth int) error {
 	if err != nil {
 		return err
 	}
+	if within.from != nil && !bytes.Equal(p.first(), within.from) { // bbolt finds a page that it changes in the branch by its first key
+		return fmt.Errorf("page %d does not begin where its branch says", id)
+	}
 	if p.flags() == flagLeaf {
 		return v.leaves(p, within)
 	}
@@ -283,6 +286,16 @@ func (p page) branch(i int) (key []byte, child uint64, ok bool) {
 		return nil, 0, false
 	}
 	return e[at : at+size], u64(e[8:]), true
+}
+
+// first is the first key of a page, nil when it has none.
+func (p page) first() []byte {
+	if p.flags() == flagBranch {
+		key, _, _ := p.branch(0)
+		return key
+	}
+	key, _, _, _ := p.leaf(0)
+	return key
 }
 
 // element is the page from its i'th element on, nil when it has no room for it.
