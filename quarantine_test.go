@@ -75,7 +75,7 @@ func TestLostStoreLeavesWhatRuns(t *testing.T) {
 			}
 			w.quarantined = false
 			w.restart() // the next start knows them, and sweeps nothing of theirs
-			endStreams(t, talk)
+			nstest.EndAll(t, talk)
 			all := 0
 			for info, err := range w.Sandboxes(t.Context()) {
 				if err != nil {

@@ -17,31 +17,18 @@ import (
 )
 
 // streams talk at 1 kHz each: a neighbour and the outside, the latter to a published port, over both protocols and families.
-func streams(t *testing.T, w *world, server, neighbour *container) []*stream {
+func streams(t *testing.T, w *world, server, neighbour *container) []*nstest.Stream {
 	t.Helper()
-	echo(server.as(), "80")
-	var all []*stream
+	server.as().Echo("80")
+	var all []*nstest.Stream
 	for _, network := range []string{"udp", "tcp"} {
 		for i, host := range []string{"192.0.2.2", "2001:db8::2"} {
 			all = append(all,
-				newStream(t, neighbour.as(), network, netip.AddrPortFrom(server.address(i == 1), 80).String()),
-				newStream(t, w.outside, network, netip.AddrPortFrom(addr(host), 8080).String()))
+				neighbour.as().Stream(network, netip.AddrPortFrom(server.address(i == 1), 80).String()),
+				w.outside.Stream(network, netip.AddrPortFrom(addr(host), 8080).String()))
 		}
 	}
 	return all
-}
-
-func endStreams(t *testing.T, all []*stream) {
-	t.Helper()
-	total := 0
-	for _, s := range all {
-		sent, lost := s.end(t)
-		if lost != 0 {
-			t.Errorf("%s: lost %d of %d", s.name, lost, sent)
-		}
-		total += sent
-	}
-	t.Logf("%d messages in %d streams", total, len(all))
 }
 
 func TestRestartLosesNoPacket(t *testing.T) {
@@ -59,7 +46,7 @@ func TestRestartLosesNoPacket(t *testing.T) {
 			t.Errorf("after a restart (-before +after):\n%s", d)
 		}
 	}
-	endStreams(t, talk)
+	nstest.EndAll(t, talk)
 	server.again()
 	neighbour.again()
 	for _, six := range families { // what is made next does not get what runs has
@@ -77,12 +64,12 @@ func TestRestartLosesNoPacket(t *testing.T) {
 func TestPortTakenMeanwhileIsNotWithdrawn(t *testing.T) {
 	w := newWorld(t)
 	server := w.container("server", ports(t, "8080:80"), w.network(sealane.NetworkSpec{Name: "blue", IPv6: true}))
-	echo(server.as(), "80")
+	server.as().Echo("80")
 	w.stop()
 	thief := w.host.Listen("tcp", "[::]:8080")
 	w.start()
-	s := newStream(t, w.outside, "tcp", "192.0.2.2:8080")
-	if _, lost := s.end(t); lost != 0 {
+	s := w.outside.Stream("tcp", "192.0.2.2:8080")
+	if _, lost := s.End(t); lost != 0 {
 		t.Errorf("lost %d", lost)
 	}
 	server.again()
@@ -99,7 +86,7 @@ func TestDeletedByHandIsRepaired(t *testing.T) {
 	blue := w.network(sealane.NetworkSpec{Name: "blue", IPv6: true})
 	server := w.container("server", ports(t, "8080:80"), blue)
 	neighbour := w.container("neighbour", nil, blue)
-	echo(server.as(), "80")
+	server.as().Echo("80")
 	info, err := server.endpoints[0].Info(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -159,8 +146,8 @@ func TestDeletedByHandIsRepaired(t *testing.T) {
 			if took > time.Second {
 				t.Errorf("it took %v", took)
 			}
-			s := newStream(t, w.outside, "tcp", "192.0.2.2:8080")
-			if _, lost := s.end(t); lost != 0 {
+			s := w.outside.Stream("tcp", "192.0.2.2:8080")
+			if _, lost := s.End(t); lost != 0 {
 				t.Errorf("lost %d", lost)
 			}
 			for _, h := range []*nstest.Host{server.as(), neighbour.as()} {

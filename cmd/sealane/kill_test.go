@@ -3,18 +3,15 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -117,75 +114,6 @@ func hosts(t *testing.T) (host, outside *nstest.Host) {
 	return host, outside
 }
 
-// stream sends a number every millisecond and wants each back.
-type stream struct {
-	name           string
-	conn           net.Conn
-	sent, returned atomic.Uint32
-}
-
-func (s *stream) run(ctx context.Context, t *testing.T, work *sync.WaitGroup) {
-	work.Go(func() {
-		tick := time.NewTicker(time.Millisecond)
-		defer tick.Stop()
-		var b [4]byte
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
-			binary.BigEndian.PutUint32(b[:], s.sent.Load())
-			if _, err := s.conn.Write(b[:]); err != nil {
-				t.Errorf("%s: %v", s.name, err)
-				return
-			}
-			s.sent.Add(1)
-		}
-	})
-	work.Go(func() {
-		var b [4]byte
-		for {
-			if _, err := io.ReadFull(s.conn, b[:]); err != nil {
-				return
-			}
-			s.returned.Add(1)
-		}
-	})
-}
-
-// echo answers UDP and TCP on a port of a host.
-func echo(h *nstest.Host, port string) {
-	u := h.ListenPacket("udp", "[::]:"+port)
-	roomy(u.(*net.UDPConn))
-	go func() {
-		var b [4]byte
-		for {
-			n, from, err := u.ReadFrom(b[:])
-			if err != nil {
-				return
-			}
-			_, _ = u.WriteTo(b[:n], from)
-		}
-	}()
-	l := h.Listen("tcp", "[::]:"+port)
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				_, _ = io.Copy(c, c)
-				c.Close()
-			}()
-		}
-	}()
-}
-
-// roomy keeps datagrams while a busy machine lets their reader wait.
-func roomy(c interface{ SetReadBuffer(int) error }) { _ = c.SetReadBuffer(4 << 20) }
-
 // TestKillWithTraffic kills the daemon ten times while 200 containers are attached and traffic flows at 1 kHz, over UDP and TCP, through a
 // published port and between containers, both families. No packet is lost, and it is ready again in under 2 s. A port that somebody took
 // in between is told and works on.
@@ -206,32 +134,12 @@ func TestKillWithTraffic(t *testing.T) {
 	}
 	t.Cleanup(func() { d.removeAll("blue") })
 	server, client := d.inside("c0"), d.inside("c1")
-	echo(server, "7")
+	server.Echo("7")
 	blue := d.sandbox("c0").Networks["blue"]
-	var streams []*stream
+	var streams []*nstest.Stream
 	for _, proto := range []string{"udp", "tcp"} {
-		for _, via := range []struct {
-			from *nstest.Host
-			to   string
-		}{
-			{outside, "192.0.2.2:7000"}, {outside, "[2001:db8::2]:7000"},
-			{client, blue.IPAddress.String() + ":7"}, {client, "[" + blue.GlobalIPv6Address.String() + "]:7"},
-		} {
-			c, err := via.from.Dial(proto, via.to)
-			if err != nil {
-				t.Fatalf("%s from %s to %s: %v", proto, via.from.Name, via.to, err)
-			}
-			defer c.Close()
-			if u, is := c.(*net.UDPConn); is {
-				roomy(u)
-			}
-			streams = append(streams, &stream{name: proto + " from " + via.from.Name + " to " + via.to, conn: c})
-		}
-	}
-	flowing, stop := context.WithCancel(ctx)
-	var work sync.WaitGroup
-	for _, s := range streams {
-		s.run(flowing, t, &work)
+		streams = append(streams, outside.Stream(proto, "192.0.2.2:7000"), outside.Stream(proto, "[2001:db8::2]:7000"),
+			client.Stream(proto, blue.IPAddress.String()+":7"), client.Stream(proto, "["+blue.GlobalIPv6Address.String()+"]:7"))
 	}
 	var slowest time.Duration
 	for n := range times {
@@ -242,18 +150,8 @@ func TestKillWithTraffic(t *testing.T) {
 		}
 		slowest = max(slowest, d.serve())
 	}
-	stop()
-	nstest.Eventually(t, "every packet is back", func() bool {
-		return !slices.ContainsFunc(streams, func(s *stream) bool { return s.returned.Load() < s.sent.Load() })
-	})
-	var sent uint32
-	for _, s := range streams {
-		s.conn.Close()
-		sent += s.sent.Load()
-	}
-	work.Wait()
-	t.Logf("%d packets on %d streams while the daemon was killed %d times with %d containers: none lost; ready again in at most %s",
-		sent, len(streams), times, containers, slowest.Round(time.Millisecond))
+	nstest.EndAll(t, streams)
+	t.Logf("killed %d times with %d containers: ready again in at most %s", times, containers, slowest.Round(time.Millisecond))
 	d.portTaken(outside)
 }
 
@@ -264,7 +162,7 @@ func (d *victim) portTaken(outside *nstest.Host) {
 	if err != nil || !strings.Contains(string(text), "7001") {
 		d.t.Errorf("the log does not tell of port 7001 (%v)", err)
 	}
-	echo(d.inside("c1"), "7")
+	d.inside("c1").Echo("7")
 	c, err := outside.Dial("tcp", "192.0.2.2:7001")
 	if err != nil {
 		d.t.Errorf("the taken port: %v", err)
