@@ -56,14 +56,14 @@ func New(ctx context.Context, o Options) (*Controller, error) {
 			return nil, errors.Join(fmt.Errorf("open the host's firewall: %w", err), c.Close())
 		}
 	}
-	if err := c.join(ctx); err != nil {
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	c.stop = stop
+	if err := c.join(ctx, background); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	if err := c.restore(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("restore: %w", err), c.Close())
 	}
-	background, stop := context.WithCancel(context.WithoutCancel(ctx))
-	c.stop = stop
 	c.watch(background)
 	c.watchCluster(background)
 	return c, nil

@@ -46,14 +46,24 @@ func (c *Controller) fence(tx datastore.Tx) error {
 	if err != nil {
 		return err
 	}
+	if c.cluster.twin.Load() {
+		return c.errTwin()
+	}
 	if !found || h.Removing || h.Boot != c.cluster.boot {
 		return errGivenUp
 	}
 	return nil
 }
 
-// join makes this host known. With the store away it is done later. FailedPrecondition when another live host has our id.
-func (c *Controller) join(ctx context.Context) error {
+// errTwin says that another host that is alive has our id: what this one would write would be taken for the other's.
+func (c *Controller) errTwin() error {
+	return fmt.Errorf("%w: another host that is alive has the id %s: if this machine was copied from it, remove the file `host` in the root "+
+		"directory and start again", errdefs.ErrFailedPrecondition, c.o.Host)
+}
+
+// join makes this host known; its presence lasts as long as background. With the store away that is done later. FailedPrecondition when
+// another live host has our id.
+func (c *Controller) join(ctx, background context.Context) error {
 	if c.o.Cluster == nil {
 		return nil
 	}
@@ -62,33 +72,49 @@ func (c *Controller) join(ctx context.Context) error {
 		return fmt.Errorf("look at the host: %w", err)
 	}
 	c.cluster.boot = s.Boot
-	if err := c.notTwice(ctx); err != nil {
-		return err
+	err = c.takePlace(ctx, background)
+	if err == nil {
+		soon, cancel := context.WithTimeout(ctx, enough)
+		defer cancel()
+		_, err = c.register(soon)
 	}
-	soon, cancel := context.WithTimeout(ctx, enough)
-	defer cancel()
-	if _, err = c.register(soon); err != nil && !c.storeIsAway(err) {
+	if err != nil && !c.storeIsAway(err) {
 		return fmt.Errorf("make host %s known to the cluster: %w", c.o.Host, err)
 	}
 	return nil
 }
 
-// notTwice refuses an id that another host lives under. One of ours that ended a moment ago may still look alive: it is waited for.
-func (c *Controller) notTwice(ctx context.Context) error {
+// takePlace announces this host, before anything is written in its name: of two that live under one id, or come to life at one moment, the
+// second is refused. One of ours that ended a moment ago, before a reboot, may still look alive: it is waited for.
+func (c *Controller) takePlace(ctx, background context.Context) error {
 	const linger = 30 * time.Second // longer than any store keeps what is not renewed
 	ctx, cancel := context.WithTimeout(ctx, linger)
 	defer cancel()
+	for ctx.Err() == nil {
+		var err error
+		if c.cluster.lost, err = c.announce(background); !errdefs.IsAlreadyExists(err) && !errdefs.IsAborted(err) {
+			return err
+		}
+		if err := c.awaitNobody(ctx); err != nil {
+			return err
+		}
+	}
+	return c.errTwin()
+}
+
+// awaitNobody returns when nobody else announces himself under our id, or ctx ends.
+func (c *Controller) awaitNobody(ctx context.Context) error {
+	own := datastore.Key(c.o.Host)
 	for batch, err := range c.o.Cluster.Watch(ctx, presenceDir) {
 		if err != nil {
-			return nil // it is found out by whoever can reach the store
+			return err
 		}
-		boot, alive := batch.Put[datastore.Key(c.o.Host)]
-		if batch.Full && !alive || alive && string(boot) == c.cluster.boot || slices.Contains(batch.Delete, datastore.Key(c.o.Host)) {
+		boot, alive := batch.Put[own]
+		if batch.Full && !alive || alive && string(boot) == c.cluster.boot || slices.Contains(batch.Delete, own) {
 			return nil
 		}
 	}
-	return fmt.Errorf("%w: another host that is alive has the id %s: if this machine was copied from it, remove the file `host` in the root "+
-		"directory and start again", errdefs.ErrFailedPrecondition, c.o.Host)
+	return nil
 }
 
 // register writes this host's record; true when the cluster knew it, in this boot.
@@ -196,33 +222,53 @@ func (c *Controller) possessions(ctx context.Context, id endpoint.NetworkID, hos
 	return endpoints, blocks, err
 }
 
-// beKnown keeps this host's record and its presence there.
+// beKnown keeps this host's presence and record there. Nothing is written for a host that is not present: it may have a twin.
 func (c *Controller) beKnown(ctx context.Context) {
 	const soon, late = 200 * time.Millisecond, 2 * time.Second
-	pause := soon
+	pause, lost := soon, c.cluster.lost
 	for ctx.Err() == nil {
-		known, err := c.register(ctx)
-		var lost <-chan struct{}
-		if err == nil {
-			if !known {
-				c.cluster.kickAll(true) // in the meantime others may have been given what was ours
-			}
+		var err error
+		if lost == nil {
 			lost, err = c.announce(ctx)
+			c.meetTwin(errdefs.IsAlreadyExists(err))
 		}
-		if err != nil {
-			if !c.storeIsAway(err) && ctx.Err() == nil {
-				c.log.Warn("this host is not known to the cluster; trying again", "error", err)
-			}
-			select {
-			case <-ctx.Done():
-			case <-time.After(pause):
-			}
-			pause = min(2*pause, late)
+		if err == nil {
+			err = c.makeKnown(ctx)
+		}
+		if err == nil {
+			c.stayKnown(ctx, lost)
+			pause, lost = soon, nil
 			continue
 		}
-		pause = soon
-		c.stayKnown(ctx, lost)
+		if !c.cluster.twin.Load() && !c.storeIsAway(err) && ctx.Err() == nil {
+			c.log.Warn("this host is not known to the cluster; trying again", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-lost:
+			lost = nil
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, late)
 	}
+}
+
+// makeKnown writes this host's record. When the cluster did not know it others may have been given what was ours.
+func (c *Controller) makeKnown(ctx context.Context) error {
+	known, err := c.register(ctx)
+	if err == nil && !known {
+		c.cluster.kickAll(true)
+	}
+	return err
+}
+
+// meetTwin tells, once, of another live host with our id that was there when the store could be reached.
+func (c *Controller) meetTwin(there bool) {
+	if c.cluster.twin.Swap(there) || !there {
+		return
+	}
+	c.log.Error("this host shares nothing with others", "error", c.errTwin())
+	c.events.tell("host", "conflict", c.o.Host, "name", c.o.Hostname, "reason", c.errTwin().Error())
 }
 
 // stayKnown returns when the presence is lost and must be announced anew.
@@ -234,13 +280,8 @@ func (c *Controller) stayKnown(ctx context.Context, lost <-chan struct{}) {
 		case <-lost:
 			return
 		case <-c.cluster.rejoin:
-			known, err := c.register(ctx)
-			if err != nil {
-				if !c.storeIsAway(err) {
-					c.log.Warn("this host is not known to the cluster", "error", err)
-				}
-			} else if !known {
-				c.cluster.kickAll(true)
+			if err := c.makeKnown(ctx); err != nil && !c.storeIsAway(err) {
+				c.log.Warn("this host is not known to the cluster", "error", err)
 			}
 		}
 	}

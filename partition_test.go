@@ -1,8 +1,10 @@
 package sealane_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -15,9 +17,11 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/sealane/sealane"
 	"github.com/sealane/sealane/datastore"
+	"github.com/sealane/sealane/drivers"
 	"github.com/sealane/sealane/endpoint"
 	"github.com/sealane/sealane/internal/nstest"
 	"github.com/sealane/sealane/ipam"
+	"github.com/sealane/sealane/ipam/pool"
 	"github.com/sealane/sealane/netdriver"
 )
 
@@ -372,6 +376,90 @@ func TestSecondHostOfAnIDIsRefused(t *testing.T) {
 	if err := clone.start(); err != nil {
 		t.Errorf("when the first is gone: %v", err)
 	}
+}
+
+// Of two machines that come to life under one id at one moment one is refused, and nothing of the other is written over.
+func TestTwinsStartTogether(t *testing.T) { twinsStartTogether(t, newCluster(t, 1)) }
+
+func twinsStartTogether(t *testing.T, hosts []*member) {
+	s := hosts[0].link.Store
+	twins := []*member{newMember(t, "twin", addr("192.0.2.8"), s), newMember(t, "twin", addr("192.0.2.9"), s)}
+	twins[1].kernel.Reboot() // another machine
+	errs := make(chan error, 2)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	for _, h := range twins {
+		go func() {
+			o := sealane.Options{Run: h.run, Root: h.root, Spaces: h.kernel, Drivers: drivers.All(), IPAM: map[string]ipam.Driver{}}
+			h.options(&o, must(pool.New(pool.Options{})))
+			c, err := sealane.New(ctx, o)
+			h.Controller = c
+			errs <- err
+		}()
+	}
+	var winner, loser *member
+	one, two := <-errs, <-errs
+	for _, h := range twins {
+		if h.Controller == nil {
+			loser = h
+		} else {
+			winner = h
+		}
+	}
+	if winner == nil || loser == nil {
+		t.Fatalf("want one refused: %v, %v", one, two)
+	}
+	if err := cmp.Or(one, two); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "remove the file") {
+		t.Errorf("refused: %v", err)
+	}
+	winner.network("blue", "10.9.0.0/24")
+	web := winner.mustAttach("blue", "web")
+	hosts[0].mustAttach("blue", "other")
+	hosts[0].seesPeers("blue", fmt.Sprintf("web@%s %s", winner.advertise, web.Addresses[0].Addr()))
+	winner.die()
+	if err := loser.start(); err != nil { // as a machine that was rebooted: its id is known in another boot
+		t.Errorf("when the first is gone: %v", err)
+	}
+	hosts[0].seesPeers("blue")
+}
+
+// Twins that came to life with the store away: when it is back one is known, the other says why it is not and writes nothing.
+func TestTwinsMeet(t *testing.T) {
+	s := datastore.NewMemory()
+	var twins []*member
+	for i := range 2 {
+		h := newMember(t, "twin", netip.AddrFrom4([4]byte{192, 0, 2, byte(8 + i)}), s)
+		if i == 1 {
+			h.kernel.Reboot()
+		}
+		h.link.cut()
+		if err := h.start(); err != nil {
+			t.Fatal(err)
+		}
+		twins = append(twins, h)
+	}
+	third := newMember(t, "h1", addr("192.0.2.1"), s)
+	if err := third.start(); err != nil {
+		t.Fatal(err)
+	}
+	third.network("blue", "10.9.0.0/24")
+	told := []iter.Seq2[sealane.Event, error]{twins[0].Events(t.Context()), twins[1].Events(t.Context())}
+	twins[0].link.heal()
+	nstest.Eventually(t, "the first is there", func() bool { return third.stateOf("twin") == "ready" })
+	twins[1].link.heal()
+	for e, err := range told[1] {
+		if err != nil || e.Type == "host" && e.Action == "conflict" {
+			break
+		}
+	}
+	if _, err := twins[1].attach("blue", "web"); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "another host that is alive") {
+		t.Errorf("attach of the second: %v", err)
+	}
+	web := twins[0].mustAttach("blue", "web")
+	third.mustAttach("blue", "other")
+	third.seesPeers("blue", "web@192.0.2.8 "+web.Addresses[0].Addr().String())
+	twins[0].die()
+	nstest.Eventually(t, "the second is known", func() bool { _, err := twins[1].attach("blue", "web"); return err == nil })
 }
 
 // A host that stays away for Options.HostLost is given up without an operator.

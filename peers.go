@@ -188,7 +188,7 @@ func (sh *sharing) peersKnown() {
 // of these.
 func (c *Controller) settleNetwork(ctx context.Context, sh *sharing) (idle time.Duration, err error) {
 	n, here, err := maybe(c.replica(ctx, sh.id))
-	if err != nil || !here {
+	if err != nil || !here || c.cluster.twin.Load() {
 		return 0, err
 	}
 	if err := c.settlePeers(ctx, n, sh); err != nil {

@@ -28,6 +28,7 @@ var scenarios = []struct {
 	{"Partition", 5, partition},
 	{"AttachTouchesTheStoreOnce", 2, attachTouchesTheStoreOnce},
 	{"BlocksHoldTheNetwork", 3, blocksHoldTheNetwork},
+	{"TwinsStartTogether", 1, twinsStartTogether},
 }
 
 var servers = flag.Bool("servers", true, "run the scenarios on Consul and etcd too")

@@ -296,6 +296,9 @@ func (c *Controller) sharedRecord(ctx context.Context, id endpoint.NetworkID) (n
 
 // use makes a network of the cluster ready for endpoints of this host. The caller holds it shared.
 func (c *Controller) use(ctx context.Context, id endpoint.NetworkID) (netdriver.Network, error) {
+	if c.cluster.twin.Load() {
+		return netdriver.Network{}, c.errTwin()
+	}
 	n, known, err := maybe(c.replica(ctx, id))
 	if err != nil {
 		return n, err

@@ -157,6 +157,9 @@ func (s *memory) Announce(ctx context.Context, key string, value []byte) (lost <
 	if s.closed {
 		return nil, fmt.Errorf("announce %s: %w: the store is closed", key, errdefs.ErrFailedPrecondition)
 	}
+	if held := s.get(key); held.value != nil && !bytes.Equal(held.value, value) {
+		return nil, fmt.Errorf("announce %s: %w: %s is there", key, errdefs.ErrAlreadyExists, held.value)
+	}
 	rev := s.set(key, append([]byte{}, value...))
 	gone := make(chan struct{})
 	context.AfterFunc(ctx, func() {

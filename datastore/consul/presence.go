@@ -1,6 +1,7 @@
 package consul
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"time"
@@ -38,17 +39,32 @@ func (s *Store) Announce(ctx context.Context, key string, value []byte) (<-chan 
 	return lost, nil
 }
 
-// hold has the key go with the session. What another session held is taken from it: it was ours, of an earlier run.
+// hold has the key go with the session. What another session held with the same value is taken from it: it was ours, of an earlier run.
 func (s *Store) hold(ctx context.Context, key string, value []byte, session string) error {
 	dir, _ := datastore.Split(key)
 	at := s.layout.Key(key)
-	ok, err := s.txn(ctx, api.TxnOps{
-		{KV: &api.KVTxnOp{Verb: api.KVDelete, Key: at}},
-		{KV: &api.KVTxnOp{Verb: api.KVLock, Key: at, Value: value, Session: session}},
-		s.move(dir),
-	}, 0)
+	pair, _, err := s.get(ctx, at, &api.QueryOptions{RequireConsistent: true})
+	ok := false
+	switch {
+	case err != nil:
+	case pair == nil:
+		ok, err = s.txn(ctx, api.TxnOps{
+			{KV: &api.KVTxnOp{Verb: api.KVCheckNotExists, Key: at}},
+			{KV: &api.KVTxnOp{Verb: api.KVLock, Key: at, Value: value, Session: session}},
+			s.move(dir),
+		}, 1)
+	case pair.Session != "" && !bytes.Equal(pair.Value, value):
+		err = fmt.Errorf("%w: %s is there", errdefs.ErrAlreadyExists, pair.Value)
+	default:
+		ok, err = s.txn(ctx, api.TxnOps{
+			{KV: &api.KVTxnOp{Verb: api.KVCheckIndex, Key: at, Index: pair.ModifyIndex}},
+			{KV: &api.KVTxnOp{Verb: api.KVDelete, Key: at}},
+			{KV: &api.KVTxnOp{Verb: api.KVLock, Key: at, Value: value, Session: session}},
+			s.move(dir),
+		}, 1)
+	}
 	if err == nil && !ok {
-		err = fmt.Errorf("%w: the session is gone already", errdefs.ErrAborted)
+		err = fmt.Errorf("%w: somebody announced it at this moment", errdefs.ErrAborted)
 	}
 	if err != nil {
 		s.destroy(session)

@@ -1,10 +1,12 @@
 package etcd
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"time"
 
+	"github.com/containerd/errdefs"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/sealane/sealane/datastore"
@@ -56,11 +58,27 @@ func (s *Store) Announce(ctx context.Context, key string, value []byte) (<-chan 
 	return lost, nil
 }
 
-// hold has the key go with the lease, and keeps the lease.
+// hold has the key go with the lease, and keeps the lease. What another lease holds with the same value is taken from it: it was ours, of
+// an earlier run.
 func (s *Store) hold(ctx context.Context, key string, value []byte, lease clientv3.LeaseID) (<-chan *clientv3.LeaseKeepAliveResponse, error) {
 	dir, _ := datastore.Split(key)
-	put := clientv3.OpPut(s.layout.Key(key), string(value), clientv3.WithLease(lease))
-	if _, err := s.txn(ctx, nil, []clientv3.Op{put, s.move(dir)}); err != nil {
+	at := s.layout.Key(key)
+	held, err := s.get(ctx, at)
+	if err != nil {
+		return nil, err
+	}
+	was := int64(0)
+	for _, kv := range held.Kvs {
+		if was = kv.ModRevision; kv.Lease != 0 && !bytes.Equal(kv.Value, value) {
+			return nil, fmt.Errorf("%w: %s is there", errdefs.ErrAlreadyExists, kv.Value)
+		}
+	}
+	ok, err := s.txn(ctx, []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(at), "=", was)},
+		[]clientv3.Op{clientv3.OpPut(at, string(value), clientv3.WithLease(lease)), s.move(dir)})
+	if err == nil && !ok {
+		err = fmt.Errorf("%w: somebody announced it at this moment", errdefs.ErrAborted)
+	}
+	if err != nil {
 		return nil, err
 	}
 	client, err := s.connect(ctx)

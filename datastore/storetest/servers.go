@@ -37,6 +37,7 @@ func RunServers(t *testing.T, kind servertest.Kind, open OpenAt) {
 			{"WatchSeesOutage", watchSeesOutage},
 			{"WatchAfterRestore", watchAfterRestore},
 			{"Presence", presence},
+			{"PresenceOfOne", presenceOfOne},
 			{"PresenceLost", presenceLost},
 			{"GenerationsGo", generationsGo},
 		} {
@@ -243,19 +244,56 @@ func watchAfterRestore(t *testing.T, r *rig) {
 	wantMap(t, "known", n.view, map[string]string{"k": "old", "found": "9"})
 }
 
-// Who announces itself is seen, takes the place of who it was before, and goes when it likes.
+// Who announces itself is seen, takes the place of who it was before and of nobody else, and goes when it likes.
 func presence(t *testing.T, r *rig) {
 	n := listen(t, r.b, "alive")
 	first, leaveFirst := announce(t, r.a, "one")
 	defer leaveFirst()
 	n.until("the first", func(news1) bool { return n.view["host"] == "one" })
-	_, leave := announce(t, r.b, "two")
-	n.until("the second", func(news1) bool { return n.view["host"] == "two" })
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if _, err := r.b.(datastore.Presence).Announce(ctx, "alive/host", []byte("two")); !errdefs.IsAlreadyExists(err) {
+		t.Errorf("a second one of another value: %v", err)
+	}
+	want(t, "the first, when the second was refused", get(t, r.b, "alive/host"), "one")
+	_, leave := announce(t, r.b, "one")
 	leaveFirst()
 	<-first
-	want(t, "the second, when the first has left", get(t, r.a, "alive/host"), "two")
+	want(t, "the next life of the first, when that has left", get(t, r.a, "alive/host"), "one")
 	leave()
 	n.until("nobody", func(news1) bool { return n.view["host"] == "" })
+	_, leave = announce(t, r.b, "two")
+	n.until("the second, when nobody is there", func(news1) bool { return n.view["host"] == "two" })
+	leave()
+}
+
+// Of those who announce themselves at one moment one does.
+func presenceOfOne(t *testing.T, r *rig) {
+	const all = 8
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	errs := make(chan error, all)
+	for i := range all {
+		s := []datastore.Store{r.a, r.b}[i%2]
+		go func() {
+			for {
+				_, err := s.(datastore.Presence).Announce(ctx, "alive/host", []byte(strconv.Itoa(i)))
+				if !errdefs.IsAborted(err) { // else somebody was quicker, who may be refused by now
+					errs <- err
+					return
+				}
+			}
+		}()
+	}
+	there := 0
+	for range all {
+		if err := <-errs; err == nil {
+			there++
+		} else if !errdefs.IsAlreadyExists(err) {
+			t.Error(err)
+		}
+	}
+	want(t, "announced", there, 1)
 }
 
 func announce(t testing.TB, s datastore.Store, value string) (<-chan struct{}, context.CancelFunc) {
