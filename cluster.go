@@ -68,10 +68,11 @@ const enough = 3 * time.Second
 
 // cluster is what a Controller has in memory of the other hosts.
 type cluster struct {
-	boot string          // of this host, as drivers see it
-	lost <-chan struct{} // closed when the presence that join announced is over; nil: there is none
-	away atomic.Bool
-	twin atomic.Bool // another live host has our id
+	boot  string          // of this host, as drivers see it
+	lost  <-chan struct{} // closed when the presence that join announced is over; nil: there is none
+	known bool            // the cluster knew this host, in this boot, when it joined
+	away  atomic.Bool
+	twin  atomic.Bool // another live host has our id
 
 	mu       sync.Mutex // guards what is below
 	hosts    map[string]Host

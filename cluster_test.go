@@ -64,7 +64,7 @@ func newMember(t *testing.T, id string, advertise netip.Addr, s datastore.Store)
 }
 
 func (h *member) options(o *sealane.Options, pool ipam.Driver) {
-	blocks, err := block.New(h.t.Context(), block.Options{Pool: pool, Store: touchy{h.link, h.machine}, Host: h.id, Patience: 2 * time.Second})
+	blocks, err := block.New(h.t.Context(), block.Options{Pool: pool, Store: touchy{h.link, h.machine}, Kept: touchy{h.run, h.machine}, Host: h.id, Patience: 2 * time.Second})
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -622,9 +622,15 @@ func storeAway(t *testing.T, hosts []*member) {
 	}
 	events := a.watchEvents()
 	a.seesPeers("blue", "two@192.0.2.2 "+two.Addresses[0].Addr().String())
+	four := a.mustAttach("blue", "four") // of a block that it held before
+	for _, other := range []endpoint.Info{two, three, web} {
+		if four.Addresses[0] == other.Addresses[0] {
+			t.Errorf("%s is given to four and to %s", four.Addresses[0], other.Spec.Name)
+		}
+	}
 	their := b.mustAttach("blue", "web")
 	a.link.heal()
-	b.seesPeers("blue", "three@192.0.2.1 "+three.Addresses[0].Addr().String(),
+	b.seesPeers("blue", "three@192.0.2.1 "+three.Addresses[0].Addr().String(), "four@192.0.2.1 "+four.Addresses[0].Addr().String(),
 		string(web.ID)[:12]+"@192.0.2.1 "+web.Addresses[0].Addr().String())
 	a.seesPeers("blue", "two@192.0.2.2 "+two.Addresses[0].Addr().String(), "web@192.0.2.2 "+their.Addresses[0].Addr().String())
 	nstest.Eventually(t, "an event tells of the name", func() bool { return strings.Contains(events(), "conflict web") })

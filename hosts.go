@@ -76,7 +76,7 @@ func (c *Controller) join(ctx, background context.Context) error {
 	if err == nil {
 		soon, cancel := context.WithTimeout(ctx, enough)
 		defer cancel()
-		_, err = c.register(soon)
+		c.cluster.known, err = c.register(soon)
 	}
 	if err != nil && !c.storeIsAway(err) {
 		return fmt.Errorf("make host %s known to the cluster: %w", c.o.Host, err)
@@ -226,6 +226,9 @@ func (c *Controller) possessions(ctx context.Context, id endpoint.NetworkID, hos
 func (c *Controller) beKnown(ctx context.Context) {
 	const soon, late = 200 * time.Millisecond, 2 * time.Second
 	pause, lost := soon, c.cluster.lost
+	if !c.cluster.known {
+		c.cluster.kickAll(true)
+	}
 	for ctx.Err() == nil {
 		var err error
 		if lost == nil {

@@ -26,7 +26,7 @@ type sharing struct {
 }
 
 func (s *sharing) options(o *sealane.Options) error {
-	blocks, err := block.New(context.Background(), block.Options{Pool: o.IPAM["default"], Store: s.store, Host: s.id, Patience: 5 * time.Second})
+	blocks, err := block.New(context.Background(), block.Options{Pool: o.IPAM["default"], Store: s.store, Kept: o.Run, Host: s.id, Patience: 5 * time.Second})
 	if err != nil {
 		return err
 	}

@@ -237,7 +237,7 @@ func (d *daemon) openCluster(ctx context.Context, pools ipam.Driver) (_ ipam.Dri
 		return nil, err
 	}
 	d.options.HostLost = d.hostLost
-	return block.New(ctx, block.Options{Pool: pools, Store: d.options.Cluster, Host: d.host})
+	return block.New(ctx, block.Options{Pool: pools, Store: d.options.Cluster, Kept: d.options.Run, Host: d.host})
 }
 
 // openResolver takes over the sockets that an earlier daemon left with systemd or the holder. Without a firewall nothing would lead to it.

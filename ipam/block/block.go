@@ -6,7 +6,8 @@
 // for the next endpoint. An address that is asked for by name is claimed alone where no host has the block around it, and asked of the
 // host that has (see wish). When no block is left, hosts lend each other single addresses the same way.
 //
-// With the store away addresses are given out of blocks that are held, and everything else is Unavailable.
+// With the store away addresses are given out of blocks that are held, also by a daemon that starts then (see keep), and everything else
+// is Unavailable.
 package block
 
 import (
@@ -28,6 +29,7 @@ type Options struct {
 	Pool     ipam.Driver     // gives addresses from memory; it is an ipam.Ranger, as ipam/pool is
 	Store    datastore.Store // what the hosts share
 	Host     string          // id of this host; it has a record in the store while it may claim
+	Kept     datastore.Store // of this host, and of this boot: what it holds is kept there, for a start while Store is away; nil: nowhere
 	Patience time.Duration   // how long another host is waited for; 0: 5 s
 }
 
@@ -81,10 +83,11 @@ func (d *Driver) RequestPool(ctx context.Context, r ipam.PoolRequest) (ipam.Pool
 	if s := d.subnets[p.ID]; s != nil && !s.released {
 		return p, nil
 	}
-	if err := d.ranger.SetRanges(p.ID, nil); err != nil {
-		return ipam.Pool{}, err
+	s := newSubnet(p, r.Owner)
+	if err := d.recall(ctx, s); err != nil {
+		return ipam.Pool{}, fmt.Errorf("recall what this host holds of pool %s: %w", p.ID, err)
 	}
-	d.subnets[p.ID] = newSubnet(p, r.Owner)
+	d.subnets[p.ID] = s
 	return p, nil
 }
 
@@ -107,7 +110,9 @@ func (d *Driver) ReleasePool(ctx context.Context, id ipam.PoolID) error {
 	err = d.o.Pool.ReleasePool(ctx, id)
 	s.use.Unlock()
 	if err == nil && !(s.known && len(s.held) == 0) {
-		err = d.giveBackAll(ctx, s)
+		if err = d.keep(ctx, s, claims.clear); err == nil {
+			err = d.giveBackAll(ctx, s)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("release pool %s: %w", id, err)

@@ -76,6 +76,7 @@ type host struct {
 	t     testing.TB
 	link  *link
 	store datastore.Store
+	kept  datastore.Store
 	id    string
 }
 
@@ -85,8 +86,8 @@ func newHost(t testing.TB, s datastore.Store, id string, o pool.Options) *host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &link{Store: s}
-	d, err := block.New(context.Background(), block.Options{Pool: p, Store: l, Host: id, Patience: 2 * time.Second})
+	l, kept := &link{Store: s}, datastore.NewMemory()
+	d, err := block.New(context.Background(), block.Options{Pool: p, Store: l, Host: id, Kept: kept, Patience: 2 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +95,21 @@ func newHost(t testing.TB, s datastore.Store, id string, o pool.Options) *host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &host{d, t, l, s, id}
+	return &host{d, t, l, s, kept, id}
+}
+
+// next is the host's daemon when it starts again.
+func (h *host) next() *host {
+	h.t.Helper()
+	p, err := pool.New(pool.Options{})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	d, err := block.New(context.Background(), block.Options{Pool: p, Store: h.link, Host: h.id, Kept: h.kept, Patience: 2 * time.Second})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return &host{d, h.t, h.link, h.store, h.kept, h.id}
 }
 
 // serve answers the others until the test ends.
@@ -407,6 +422,62 @@ func TestStoreAway(t *testing.T) {
 		t.Error(err)
 	}
 	want(t, "released later", claims(t, s), "")
+}
+
+// A daemon that starts while the store is away goes on with what its predecessor held, and gives nothing that this had lent or given back.
+func TestStartWithStoreAway(t *testing.T) {
+	s := newStore(t)
+	a, b := newHost(t, s, "a", pool.Options{}), newHost(t, s, "b", pool.Options{})
+	on := a.use("10.0.0.0/27", "") // blocks of 4: 8 of them
+	b.use("10.0.0.0/27", "")
+	a.serve()
+	first := a.must(on, "") // 10.0.0.2, of 10.0.0.0/30
+	single := a.must(on, "10.0.0.29")
+	lent := b.must(on, "10.0.0.3")
+	var more []netip.Addr
+	for range 2 { // of the next block
+		more = append(more, a.must(on, ""))
+	}
+	want(t, "before", claims(t, s), "10.0.0.0/30=a 10.0.0.29/32=a 10.0.0.3/32=b 10.0.0.4/30=a")
+	a.link.cut(true)
+	again := a.next()
+	again.use("10.0.0.0/27", "")
+	for _, held := range append(more, first, single) {
+		again.must(on, held.String())
+	}
+	if _, err := again.request(on, lent.String()); !errdefs.IsAlreadyExists(err) && !errdefs.IsUnavailable(err) {
+		t.Errorf("what is lent: %v", err)
+	}
+	var rest []string
+	for {
+		got, err := again.request(on, "")
+		if errdefs.IsUnavailable(err) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		rest = append(rest, got.String())
+	}
+	want(t, "the rest of what is held", strings.Join(rest, " "), "10.0.0.6 10.0.0.7")
+	a.link.cut(false)
+	for _, p := range append(more, first, single, netip.MustParseAddr("10.0.0.6"), netip.MustParseAddr("10.0.0.7")) {
+		again.release(on, p)
+	}
+	a.link.cut(true)
+	third := a.next() // knows of one block, which was kept as a spare
+	third.use("10.0.0.0/27", "")
+	third.must(on, "")
+	if _, err := third.request(on, single.String()); !errdefs.IsUnavailable(err) {
+		t.Errorf("given back: %v", err)
+	}
+	a.link.cut(false)
+	if err := third.ReleasePool(t.Context(), on); err != nil {
+		t.Error(err)
+	}
+	if left := names(t, a.kept, "block/a"); len(left) > 0 {
+		t.Errorf("kept of a pool that was released: %v", left)
+	}
 }
 
 // A daemon that starts again finds its blocks, and what replays name is given again.

@@ -100,10 +100,27 @@ func (d *Driver) put(tx datastore.Tx, s *subnet, p netip.Prefix, host string) er
 	return errors.Join(uses(host).Put(tx, s.network, true), d.blocks(s).Put(tx, p.String(), ipam.Block{Prefix: p, Host: host}))
 }
 
-// learn takes over what the store says: which blocks are ours to give of, and which addresses in them are not.
+// learn takes over what the store says: which blocks are ours to give of, and which addresses in them are not. Nothing is given of it
+// before it is kept.
 func (d *Driver) learn(ctx context.Context, s *subnet, found claims) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	err := d.keep(ctx, s, func(kept claims) {
+		kept.clear()
+		for p, host := range found {
+			if host == d.o.Host || p.IsSingleIP() && found[s.around(p.Addr())] == d.o.Host {
+				kept[p] = host
+			}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return d.takeOver(ctx, s, found)
+}
+
+// takeOver has the pool give of what is this host's. The caller has s.mu.
+func (d *Driver) takeOver(ctx context.Context, s *subnet, found claims) error {
 	held, lent := map[netip.Prefix]bool{}, map[netip.Addr]bool{}
 	var ranges []netip.Prefix
 	for p, host := range found {
@@ -233,13 +250,26 @@ func (d *Driver) giveBack(ctx context.Context, s *subnet) error {
 	if err != nil || len(idle) == 0 {
 		return err
 	}
-	if err = d.drop(ctx, s, idle); err != nil { // they are still ours
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.held = before
-		return errors.Join(err, d.ranger.SetRanges(s.id, s.ranges()))
+	err = d.keep(ctx, s, func(kept claims) {
+		for _, p := range idle {
+			delete(kept, p)
+		}
+	})
+	if err == nil {
+		err = d.drop(ctx, s, idle)
 	}
-	return nil
+	if err == nil {
+		return nil
+	}
+	s.mu.Lock() // they are still ours
+	defer s.mu.Unlock()
+	s.held = before
+	again := d.keep(ctx, s, func(kept claims) {
+		for _, p := range idle {
+			kept[p] = d.o.Host
+		}
+	})
+	return errors.Join(err, again, d.ranger.SetRanges(s.id, s.ranges()))
 }
 
 // ranges is what addresses are given of. The caller has s.mu.

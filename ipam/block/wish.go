@@ -156,13 +156,15 @@ func (d *Driver) grant(ctx context.Context, name string, w wish) error {
 		return err
 	}
 	a := taken.Prefix.Addr()
-	err = d.o.Store.Update(ctx, func(tx datastore.Tx) error { return d.write(tx, s, name, a) })
+	if err = d.keep(ctx, s, func(kept claims) { kept[alone(a)] = w.Host }); err == nil {
+		err = d.o.Store.Update(ctx, func(tx datastore.Tx) error { return d.write(tx, s, name, a) })
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var uncertain *datastore.Uncertain
 	if err != nil && !s.lent[a] && !errors.As(err, &uncertain) { // else the next look tells
 		_ = d.o.Pool.ReleaseAddress(ctx, s.id, a)
-		return err
+		return errors.Join(err, d.keep(ctx, s, func(kept claims) { delete(kept, alone(a)) }))
 	}
 	s.lent[a] = true
 	return err
