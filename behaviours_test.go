@@ -72,7 +72,7 @@ func (c *container) file(name string) string {
 // asks sends one question to the sandbox's resolver.
 func (c *container) asks(network, name string, qtype uint16) *dns.Msg {
 	c.world.t.Helper()
-	reply, err := c.tryAsk(network, name, qtype, 10*time.Second)
+	reply, err := c.tryAsk(network, name, qtype, time.Minute)
 	if err != nil {
 		c.world.t.Fatalf("%s %s by %s: %v", name, dns.TypeToString[qtype], network, err)
 	}
@@ -415,7 +415,7 @@ func TestRecreatesUnderQuestions(t *testing.T) {
 			}
 			dead := map[string]bool{}
 			gone.Range(func(a, _ any) bool { dead[a.(string)] = true; return true })
-			m, err := asker.tryAsk("udp", "web", dns.TypeA, 5*time.Second)
+			m, err := asker.tryAsk("udp", "web", dns.TypeA, time.Minute)
 			if err != nil {
 				t.Errorf("question %d is lost: %v", asked, err)
 				return

@@ -123,7 +123,7 @@ func trySharedFault(t *testing.T, ops []op, want []string, i, at int, crash bool
 
 // differs waits until the world is as wanted, and says what is not.
 func (h *member) differs(want string) (d string) {
-	const patience = 10 * time.Second
+	const patience = time.Minute
 	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
 	tick := time.NewTicker(2 * time.Millisecond)

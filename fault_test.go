@@ -158,10 +158,10 @@ func (m *machine) restart() {
 
 // idle waits for what is converged in the background.
 func (m *machine) idle() {
-	ctx, cancel := context.WithTimeout(m.t.Context(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(m.t.Context(), time.Minute)
 	defer cancel()
 	if m.Controller != nil && !m.Idle(ctx) {
-		m.t.Error("still busy after 2 s")
+		m.t.Error("still busy after a minute")
 	}
 }
 

@@ -10,13 +10,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sealane/sealane"
 	"github.com/sealane/sealane/endpoint"
+	"github.com/sealane/sealane/internal/nstest"
 	"github.com/sealane/sealane/resolver"
 	"github.com/sealane/sealane/sandbox"
 )
@@ -299,11 +299,7 @@ func TestNamesEndWithTheNamespace(t *testing.T) {
 	blue := m.made(sealane.NetworkSpec{Name: "blue"})
 	box, _ := m.boxed(sandbox.Spec{Name: "guest", Namespace: sandbox.Origin{Path: theirs}}, endpoint.Spec{}, blue)
 	m.kernel.End(theirs)
-	for deadline := time.Now().Add(20 * time.Second); m.names.Names(blue.ID()) != nil; m.idle() {
-		if time.Now().After(deadline) {
-			t.Fatal("the names are left")
-		}
-	}
+	nstest.Eventually(t, "the names go", func() bool { return m.names.Names(blue.ID()) == nil })
 	m.idle()
 	if _, there := m.names.View(box.ID()); there {
 		t.Error("the resolver holds on to the namespace")

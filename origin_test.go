@@ -318,7 +318,7 @@ func TestForeignNamespace(t *testing.T) {
 		}
 		engine.Run("ip", "link", "set", "eth0", "up")
 		for _, p := range info.Addresses {
-			nstest.Eventually(t, "what the caller configured is heard", func() bool { return peer.pings(p.Addr()) == nil })
+			nstest.Eventually(t, "what the caller configured is heard", func() bool { return reaches(peer.as(), p.Addr()) })
 		}
 		w.restart()
 		c.again()
@@ -335,7 +335,7 @@ func TestForeignNamespace(t *testing.T) {
 		if err := c.endpoints[0].Leave(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if pings(peer.as(), info.Addresses[0].Addr()) == nil {
+		if reaches(peer.as(), info.Addresses[0].Addr()) {
 			t.Error("it left and is reached")
 		}
 		if err := c.Delete(t.Context()); err != nil {

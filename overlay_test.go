@@ -77,7 +77,7 @@ func overlay(t *testing.T, one, two *world, name string) (here, there sealane.Ne
 func (c *container) meets(other *container) {
 	c.world.t.Helper()
 	for _, six := range []bool{false, true} {
-		nstest.Eventually(c.world.t, fmt.Sprintf("they reach each other, IPv6 %v", six), func() bool { return c.pings(other.address(six)) == nil })
+		nstest.Eventually(c.world.t, fmt.Sprintf("they reach each other, IPv6 %v", six), func() bool { return reaches(c.as(), other.address(six)) })
 	}
 }
 

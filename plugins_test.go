@@ -94,7 +94,7 @@ func TestSilentPlugins(t *testing.T) {
 	}
 	m.Close()
 	m.kernel.Crash()
-	const patience = 3 * time.Second
+	const patience = 10 * time.Second
 	m.plugins = remote.New(remote.Options{Sockets: dir, Timeout: patience}) // as a daemon that starts: it knows of none that it is silent
 	before := time.Now()
 	if err := m.start(); err != nil {

@@ -213,7 +213,7 @@ func goroot(t *testing.T) string {
 // background may come too early, and is tried again.
 func (sh *shell) run(c command) {
 	sh.t.Helper()
-	for patience := time.Now().Add(5 * time.Second); ; {
+	for patience := time.Now().Add(time.Minute); ; {
 		status, printed := sh.try(c)
 		if status == "0" && c.shows(printed) {
 			sh.early = strings.HasSuffix(c.line, "&")
@@ -244,7 +244,7 @@ func (sh *shell) try(c command) (status, printed string) {
 			}
 			if end, is := strings.CutPrefix(line, done); is {
 				status = end
-				late = time.After(20 * time.Second) // for what is shown by the background
+				late = time.After(time.Minute) // for what is shown by the background
 			} else {
 				printed += line + "\n"
 			}

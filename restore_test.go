@@ -123,7 +123,7 @@ func TestDeletedByHandIsRepaired(t *testing.T) {
 			w.host.Run(c.do[0], c.do[1:]...)
 			select {
 			case <-told:
-			case <-time.After(10 * time.Second):
+			case <-time.After(time.Minute):
 				t.Error("no event tells of the repair")
 			}
 			took := time.Since(began)
@@ -142,10 +142,7 @@ func TestDeletedByHandIsRepaired(t *testing.T) {
 				}
 				return wrong == ""
 			})
-			t.Logf("told of in %v", took.Round(time.Millisecond))
-			if took > time.Second {
-				t.Errorf("it took %v", took)
-			}
+			nstest.Within(t, "word of the repair", took, time.Second)
 			s := w.outside.Stream("tcp", "192.0.2.2:8080")
 			if _, lost := s.End(t); lost != 0 {
 				t.Errorf("lost %d", lost)

@@ -318,9 +318,14 @@ func (c *container) as() *nstest.Host {
 
 func (c *container) pings(a netip.Addr) error { return pings(c.as(), a) }
 
-// pings sends one ping and waits for the answer for a second.
-func pings(from *nstest.Host, to netip.Addr) error {
-	out, err := from.Try("ping", "-c1", "-W1", to.String())
+// pings sends one ping, which must be answered.
+func pings(from *nstest.Host, to netip.Addr) error { return ping(from, to, 10) }
+
+// reaches says whether a ping is answered within a second.
+func reaches(from *nstest.Host, to netip.Addr) bool { return ping(from, to, 1) == nil }
+
+func ping(from *nstest.Host, to netip.Addr, seconds int) error {
+	out, err := from.Try("ping", "-c1", fmt.Sprint("-W", seconds), to.String())
 	if err != nil {
 		return fmt.Errorf("%s to %s: %w: %s", from.Name, to, err, out)
 	}

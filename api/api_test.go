@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 
 	"github.com/sealane/sealane"
@@ -25,6 +26,7 @@ type daemon struct {
 	server *Server
 	kernel *sandboxtest.Fake
 	socket string
+	last   atomic.Pointer[http.Request] // that came in
 }
 
 func start(t *testing.T) *daemon {
@@ -54,7 +56,10 @@ func start(t *testing.T) *daemon {
 	if err != nil {
 		t.Fatal(err)
 	}
-	web := &httptest.Server{Listener: l, Config: &http.Server{Handler: d.server}}
+	web := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		d.last.Store(r)
+		d.server.ServeHTTP(w, r)
+	})}}
 	web.Start()
 	d.Client = NewClient(d.socket)
 	t.Cleanup(func() {

@@ -172,7 +172,7 @@ func (d *victim) portTaken(outside *nstest.Host) {
 	if got, err := io.WriteString(c, "ping"); got != 4 || err != nil {
 		d.t.Error(err)
 	}
-	_ = c.SetReadDeadline(time.Now().Add(2 * time.Second))
+	_ = c.SetReadDeadline(time.Now().Add(time.Minute))
 	b := make([]byte, 4)
 	if _, err := io.ReadFull(c, b); err != nil || string(b) != "ping" {
 		d.t.Errorf("through the taken port came back %q, %v", b, err)
@@ -299,7 +299,7 @@ func (d *victim) cycle(lives *lives, name string, port int) (failed int64) {
 	call := func(what string, do func(ctx context.Context) error, settled func(error) bool) {
 		for try := 0; ; try++ {
 			next := lives.after()
-			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 			err := do(ctx)
 			cancel()
 			if err == nil || try > 0 && settled(err) {
@@ -311,7 +311,7 @@ func (d *victim) cycle(lives *lives, name string, port int) (failed int64) {
 			}
 			select {
 			case <-next:
-			case <-time.After(30 * time.Second):
+			case <-time.After(2 * time.Minute):
 				d.t.Errorf("%s %s: no daemon: %v", what, name, err)
 				return
 			}

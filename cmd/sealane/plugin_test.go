@@ -51,7 +51,7 @@ func (o *outsiders) plugin(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(p.cmd.Start())
 	go func() { p.ended <- p.cmd.Wait() }()
 	daemonsOf(ts)["plugin "+args[0]] = p
-	for deadline := time.Now().Add(20 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		if c, err := net.Dial("unix", socket); err == nil {
 			c.Close()
 			return

@@ -50,7 +50,7 @@ func greet() {
 
 // fetch prints what an address says.
 func fetch() {
-	c, err := net.DialTimeout("tcp", os.Args[1], 2*time.Second)
+	c, err := net.DialTimeout("tcp", os.Args[1], 10*time.Second)
 	if err == nil {
 		_, err = io.Copy(os.Stdout, c)
 	}
@@ -67,7 +67,7 @@ func fetch() {
 //	exits N CMD ARG…    the exit status is N
 //	halt, kill9         end the daemon by SIGTERM, which must give status 0, or by SIGKILL
 //	raw METHOD PATH [BODY]   a request by hand: prints the status and the body
-//	until CMD ARG…      again until it succeeds, at most 10 seconds
+//	until CMD ARG…      again until it succeeds, at most a minute
 //	damage FILE         flip bits in each sector
 //	signal NAME         send a signal to the last background command; signal-daemon NAME: to the daemon
 //	notified [ARG…]     serve and stop, telling the service manager
@@ -257,7 +257,7 @@ func until(ts *testscript.TestScript, _ bool, args []string) {
 	if args[0] == "sl" {
 		args = append([]string{"sealane", "--run", ts.MkAbs(ts.Getenv("D") + "/run")}, args[1:]...)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		if err := ts.Exec(args[0], args[1:]...); err == nil {
 			return
 		} else if time.Now().After(deadline) {
@@ -291,7 +291,7 @@ func notified(ts *testscript.TestScript, _ bool, args []string) {
 	l, err := net.ListenPacket("unixgram", socket)
 	ts.Check(err)
 	defer l.Close()
-	ts.Check(l.SetDeadline(time.Now().Add(10 * time.Second)))
+	ts.Check(l.SetDeadline(time.Now().Add(time.Minute)))
 	ts.Setenv("NOTIFY_SOCKET", socket)
 	serveScript(ts, false, args)
 	expect := func(want string) {

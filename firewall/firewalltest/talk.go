@@ -16,7 +16,7 @@ import (
 )
 
 // How long to wait for an answer that must come, and for one that must not.
-const patience, certainty = 5 * time.Second, time.Second
+const patience, certainty = time.Minute, time.Second
 
 // server tells who asks who they are, and remembers what it was told.
 type server struct {

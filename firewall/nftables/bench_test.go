@@ -66,10 +66,10 @@ func BenchmarkNetwork(b *testing.B) {
 }
 
 // TestFlat: one port more costs no more with 5,000 there than with none, and a thousand go in one call. The limits are several times what
-// is promised, so that a busy machine does not fail the test; the benchmarks print what it is.
+// is promised and the least of many tries is compared, so that a busy machine does not fail the test; the benchmarks print what it is.
 func TestFlat(t *testing.T) {
 	const rounds = 200
-	median := func(n int) time.Duration {
+	least := func(n int) time.Duration {
 		_, f := filled(t, n)
 		var took []time.Duration
 		for range rounds {
@@ -80,16 +80,13 @@ func TestFlat(t *testing.T) {
 			took = append(took, time.Since(begin))
 			apply(t, f, firewall.Change{Owner: "ep/1", Have: port80()})
 		}
-		slices.Sort(took)
-		return took[rounds/2]
+		return slices.Min(took)
 	}
-	none, full := median(0), median(5000)
+	none, full := least(0), least(5000)
 	_, f := filled(t, 0)
 	begin := time.Now()
 	apply(t, f, firewall.Change{Owner: "ep/1", Want: many(20000, 1000)})
-	thousand := time.Since(begin)
-	t.Logf("one port: %v with none there, %v with 5,000; 1,000 in one call: %v", none, full, thousand)
-	if full > 3*none+100*time.Microsecond || thousand > 200*time.Millisecond {
-		t.Error("the cost grows with what is there")
-	}
+	nstest.Within(t, "1,000 ports in one call", time.Since(begin), 200*time.Millisecond)
+	t.Logf("one port with none there: %v", none)
+	nstest.Within(t, "one port with 5,000 there", full, 3*none+100*time.Microsecond)
 }

@@ -17,12 +17,12 @@ import (
 
 func netListen(address string) (net.Listener, error) { return net.Listen("tcp", address) }
 
-// say sends a datagram and returns the answer.
-func say(c net.Conn) (string, error) {
+// say sends a datagram and returns the answer, which is waited for as long as that.
+func say(c net.Conn, patience time.Duration) (string, error) {
 	if _, err := c.Write([]byte("who am I")); err != nil {
 		return "", err
 	}
-	c.SetReadDeadline(time.Now().Add(time.Second))
+	c.SetReadDeadline(time.Now().Add(patience))
 	buf := make([]byte, 100)
 	n, err := c.Read(buf)
 	return string(buf[:n]), err
@@ -30,7 +30,7 @@ func say(c net.Conn) (string, error) {
 
 func drain(t testing.TB, o *nftables.Opener) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := o.Drain(ctx); err != nil {
 		t.Fatal(err)
@@ -63,17 +63,17 @@ func TestStaleUDP(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer c.Close()
-			if got, err := say(c); err == nil {
+			if got, err := say(c, time.Second); err == nil {
 				t.Fatalf("before it is published: answered as %s", got)
 			}
 			apply(t, f, firewall.Change{Owner: "ep/1", Want: port(a.Self)})
 			drain(t, o)
-			if _, err := say(c); err != nil {
+			if _, err := say(c, time.Minute); err != nil {
 				t.Errorf("%s: published: %v", a.Host, err)
 			}
 			apply(t, f, firewall.Change{Owner: "ep/1", Have: port(a.Self)}, firewall.Change{Owner: "ep/2", Want: port(a.Neighbour)})
 			drain(t, o)
-			if _, err := say(c); err != nil {
+			if _, err := say(c, time.Minute); err != nil {
 				t.Errorf("%s: moved: %v", a.Host, err)
 			}
 			if n := entries(top.Host, "src="+a.Neighbour.String()); n == 0 {
@@ -81,7 +81,7 @@ func TestStaleUDP(t *testing.T) {
 			}
 			apply(t, f, firewall.Change{Owner: "ep/2", Have: port(a.Neighbour)})
 			drain(t, o)
-			if got, err := say(c); err == nil {
+			if got, err := say(c, time.Second); err == nil {
 				t.Errorf("%s: withdrawn: answered as %s", a.Host, got)
 			}
 		}

@@ -76,7 +76,7 @@ func ask(t *testing.T, h *nstest.Host, network, address string) string {
 		return err.Error()
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	c.Write([]byte("hello"))
 	buf := make([]byte, 512)
 	n, err := c.Read(buf)

@@ -68,7 +68,7 @@ func arrives(t *testing.T, from *nstest.Host, to netip.AddrPort, at net.PacketCo
 	arrived := false
 	for {
 		var b [64]byte
-		at.SetReadDeadline(time.Now().Add(10 * time.Second))
+		at.SetReadDeadline(time.Now().Add(time.Minute))
 		n, _, err := at.ReadFrom(b[:])
 		if err != nil || n != 8 {
 			t.Fatalf("read %d bytes: %v", n, err)

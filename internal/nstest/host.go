@@ -5,6 +5,7 @@ package nstest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -12,20 +13,24 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/sealane/sealane/internal/nsthread"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // Host is a network namespace that acts as a host. It lives until the test ends.
 type Host struct {
 	Name string
 	t    testing.TB
-	ns   netns.NsHandle
 	nl   *netlink.Handle
+
+	mu sync.Mutex // guards the end of ns, which a client's dialling may outlive
+	ns netns.NsHandle
 }
 
 // New makes a host with nothing but its loopback, up, and bridge-nf-call off. Its descriptors are closed at cleanup.
@@ -42,7 +47,7 @@ func New(t testing.TB, name string) *Host {
 	h.nl = nl
 	t.Cleanup(func() {
 		h.nl.Close()
-		h.ns.Close()
+		h.close()
 	})
 	lo, err := nl.LinkByName("lo")
 	if err == nil {
@@ -53,6 +58,22 @@ func New(t testing.TB, name string) *Host {
 	}
 	h.BridgeNetfilter(false)
 	return h
+}
+
+// hold is a descriptor of the namespace for who may outlive the test.
+func (h *Host) hold() (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.ns.IsOpen() {
+		return -1, fmt.Errorf("host %s: %w", h.Name, os.ErrClosed)
+	}
+	return unix.FcntlInt(uintptr(h.ns), unix.F_DUPFD_CLOEXEC, 0)
+}
+
+func (h *Host) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ns.Close()
 }
 
 func newNamespace(t testing.TB) netns.NsHandle {
@@ -115,9 +136,9 @@ func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.C
 	return exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + h.Path(), name}, args...)...)
 }
 
-// Try runs a program inside the host for at most ten seconds and returns what it printed on both outputs.
+// Try runs a program inside the host for at most a minute and returns what it printed on both outputs.
 func (h *Host) Try(name string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	out, err := h.Command(ctx, name, args...).CombinedOutput()
 	return string(out), err
@@ -206,9 +227,9 @@ func (h *Host) ListenPacket(network, address string) net.PacketConn {
 	return c
 }
 
-// Dial connects from inside the host, from any address of a family, within a second.
+// Dial connects from inside the host, from any address of a family, within ten seconds.
 func (h *Host) Dial(network, address string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	return h.DialContext(ctx, network, address)
 }
@@ -216,13 +237,35 @@ func (h *Host) Dial(network, address string) (net.Conn, error) {
 // DialContext connects from inside the host, as long as ctx lets it. Addresses are literals, so the thread that is in the host is the one
 // that connects.
 func (h *Host) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	ns, err := h.hold()
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(ns)
 	var c net.Conn
-	err := nsthread.DoFD(int(h.ns), func() (err error) {
+	err = nsthread.DoFD(ns, func() (err error) {
 		var d net.Dialer
 		c, err = d.DialContext(ctx, network, address)
 		return err
 	})
 	return c, err
+}
+
+// Repeated says whether a packet was lost while a TCP connection was made: one was sent again, or a question for a MAC was, a second later.
+// It is the kernel that measures, so that what else runs on the machine does not count.
+func Repeated(t testing.TB, c net.Conn) bool {
+	t.Helper()
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var info *unix.TCPInfo
+	var failed error
+	err = raw.Control(func(fd uintptr) { info, failed = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) })
+	if err := errors.Join(err, failed); err != nil {
+		t.Fatal(err)
+	}
+	return info.Total_retrans > 0 || info.Rtt > 700_000 // µs
 }
 
 // At takes a namespace that exists for a host, by the path of its file. It is not changed, and lives on after the test.
@@ -238,7 +281,7 @@ func At(t testing.TB, name, path string) *Host {
 	}
 	t.Cleanup(func() {
 		h.nl.Close()
-		h.ns.Close()
+		h.close()
 	})
 	return h
 }

@@ -14,7 +14,7 @@ import (
 )
 
 // settle is how long leftovers may take to go: the kernel deletes links and namespaces after the call that asked for it.
-const settle = 10 * time.Second
+const settle = time.Minute
 
 // Inventory lists what a test could leave behind in a host: links with their aliases, addresses, routes, firewall objects. Link indexes,
 // handles and counters are left out, so that two inventories compare as text.
@@ -105,7 +105,7 @@ func descriptors(t testing.TB) []string {
 	return open
 }
 
-// Eventually waits until ok says so and fails the test after ten seconds. It is for what the kernel finishes in its own time and tells
+// Eventually waits until ok says so and fails the test after a minute, which a busy machine may need. It is for what the kernel finishes in its own time and tells
 // nobody; where there is an event, wait for that.
 func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()

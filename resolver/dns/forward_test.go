@@ -385,10 +385,8 @@ func TestDeadFirstServer(t *testing.T) {
 		took = append(took, time.Since(began))
 	}
 	slices.Sort(took)
-	t.Logf("p50 %v, p99 %v, most %v", took[100], took[198], took[199])
-	if took[100] > time.Second {
-		t.Errorf("half of the questions took %v", took[100])
-	}
+	t.Logf("p99 %v, most %v", took[198], took[199])
+	nstest.Within(t, "the median question", took[100], time.Second)
 }
 
 // A listener of the host answers for the networks named, and asks nobody.
@@ -434,7 +432,7 @@ func TestListen(t *testing.T) {
 
 func exchangeOn(t testing.TB, c *mdns.Conn, q *mdns.Msg) *mdns.Msg {
 	t.Helper()
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	if err := c.WriteMsg(q); err != nil {
 		t.Fatal(err)
 	}

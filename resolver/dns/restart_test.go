@@ -61,7 +61,7 @@ func TestRestart(t *testing.T) {
 			}
 			defer c.Close()
 			conn := &mdns.Conn{Conn: c}
-			c.SetDeadline(time.Now().Add(10 * time.Second))
+			c.SetDeadline(time.Now().Add(time.Minute))
 			err = conn.WriteMsg(question("web", mdns.TypeA))
 			close(asked)
 			if err == nil {
@@ -120,7 +120,7 @@ func TestRecreate(t *testing.T) {
 				return
 			default:
 			}
-			c.SetDeadline(time.Now().Add(10 * time.Second))
+			c.SetDeadline(time.Now().Add(time.Minute))
 			if err := conn.WriteMsg(question("other", mdns.TypeA)); err != nil {
 				t.Error(err)
 				return

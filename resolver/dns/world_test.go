@@ -137,7 +137,7 @@ func (w *world) exchange(id sandbox.ID, network string, q *mdns.Msg) (*mdns.Msg,
 		return nil, resolvertest.ErrNoResolver
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	conn := &mdns.Conn{Conn: c, UDPSize: 65535}
 	if err := conn.WriteMsg(q); err != nil {
 		return nil, err

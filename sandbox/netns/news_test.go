@@ -47,7 +47,7 @@ func next(r *room, news <-chan string) string {
 	select {
 	case s := <-news:
 		return s
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		r.Fatal("nothing is told")
 		return ""
 	}

@@ -53,7 +53,7 @@ func Run(t *testing.T, open func(t testing.TB) Env) {
 }
 
 // patience bounds waits for what the room does in the background.
-const patience = 10 * time.Second
+const patience = time.Minute
 
 func (e Env) host(t *testing.T) sandbox.Namespace {
 	t.Helper()
