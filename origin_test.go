@@ -293,7 +293,7 @@ func TestLateNamespace(t *testing.T) {
 	if err := in(first.path, "ip", "link", "show", "eth1"); err != nil {
 		t.Error(err)
 	}
-	if err := in(first.path, "ping", "-c1", "-W1", "192.0.2.1"); err != nil {
+	if err := in(first.path, "ping", "-c1", "-W10", "192.0.2.1"); err != nil {
 		t.Error(err)
 	}
 }

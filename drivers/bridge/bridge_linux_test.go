@@ -128,7 +128,7 @@ func TestKernel(t *testing.T) {
 	r.join(in, client, inDB)
 
 	for _, to := range []string{"10.1.0.2", "fd00:1::2", "10.1.0.1", "fd00:1::1", "192.0.2.9", "2001:db8::9"} {
-		inDB.Run("ping", "-c1", "-W2", to)
+		inDB.Run("ping", "-c1", "-W10", to)
 	}
 	for network, listen := range map[string]string{"tcp4": "10.1.0.2:80", "tcp6": "[fd00:1::2]:80"} {
 		l := inWeb.Listen(network, listen)

@@ -209,7 +209,7 @@ func (b *box) addr(i int) netip.Addr { return b.info.Addresses[i].Addr() }
 func (b *box) pings(t *testing.T, to ...netip.Addr) {
 	t.Helper()
 	for _, a := range to {
-		if out, err := b.Try("ping", "-c1", "-W3", a.String()); err != nil {
+		if out, err := b.Try("ping", "-c1", "-W10", a.String()); err != nil {
 			t.Errorf("%s to %s: %v\n%s", b.Name, a, err, out)
 		}
 	}

@@ -79,7 +79,7 @@ func TestContainer(t *testing.T) {
 		"root":            {"echo /*; pwd", "/bin /dev /proc\n/\n", 0},
 		"mounts":          {"grep -c " + b.temp + " /proc/mounts", "0\n", 1},
 		"interfaces":      {"cd /proc/sys/net/ipv4/conf && echo *", "all default eth0 lo\n", 0},
-		"the way out":     {"ping -c1 -W2 192.0.2.1 >/dev/null && echo out", "out\n", 0},
+		"the way out":     {"ping -c1 -W10 192.0.2.1 >/dev/null && echo out", "out\n", 0},
 		"status":          {"exit 7", "", 7},
 		"standard input":  {"cat", "said\n", 0},
 		"no such command": {"exec nothing", "", 127},

@@ -101,7 +101,7 @@ func TestRouted(t *testing.T) {
 		}
 	})
 	for _, a := range w.Addrs {
-		w.Outside.Run("ping", "-c1", "-W2", a.Self.String())
+		w.Outside.Run("ping", "-c1", "-W10", a.Self.String())
 	}
 }
 

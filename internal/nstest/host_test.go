@@ -13,7 +13,7 @@ func TestTwoHosts(t *testing.T) {
 		[]netip.Prefix{netip.MustParsePrefix("192.0.2.2/24"), netip.MustParsePrefix("2001:db8::2/64")})
 	a.MustReturn()
 	for _, address := range []string{"192.0.2.2", "2001:db8::2"} {
-		a.Run("ping", "-c1", "-W2", address)
+		a.Run("ping", "-c1", "-W10", address)
 	}
 	l := b.Listen("tcp", "[::]:80")
 	c, err := a.Dial("tcp", "192.0.2.2:80")
@@ -31,15 +31,21 @@ func TestLAN(t *testing.T) {
 	MustNotLeak(t)
 	a, b, c := New(t, "a"), New(t, "b"), New(t, "c")
 	lan := NewLAN(t, netip.MustParsePrefix("192.0.2.0/24"), a, b, c)
-	reaches := func(from, to *Host) bool {
-		_, err := from.Try("ping", "-c1", "-W0.3", lan.Addr(to).String())
-		return err == nil
+	reach := func(what string, from, to *Host, want bool) {
+		t.Helper()
+		patience := "-W0.3"
+		if want {
+			patience = "-W10"
+		}
+		if out, err := from.Try("ping", "-c1", patience, lan.Addr(to).String()); (err == nil) != want {
+			t.Errorf("%s: %s reaches %s: %t, want %t\n%s", what, from.Name, to.Name, !want, want, out)
+		}
 	}
 	check := func(what string, ab, ac, bc bool) {
 		t.Helper()
-		if reaches(a, b) != ab || reaches(a, c) != ac || reaches(b, c) != bc {
-			t.Errorf("%s: want a-b %t, a-c %t, b-c %t", what, ab, ac, bc)
-		}
+		reach(what, a, b, ab)
+		reach(what, a, c, ac)
+		reach(what, b, c, bc)
 	}
 	check("at first", true, true, true)
 	lan.Cut(a)

@@ -26,8 +26,8 @@ func TestAnnounce(t *testing.T) {
 			r.change(r.host, "ep/3", sandbox.Config{}, outer)
 			r.change(first, "sb/3", sandbox.Config{}, inner)
 			for _, a := range addrs {
-				r.inside(neighbour, "ping", "-c1", "-W2", a.String())
-				r.h.Run("ping", "-c1", "-W2", a.String())
+				r.inside(neighbour, "ping", "-c1", "-W10", a.String())
+				r.h.Run("ping", "-c1", "-W10", a.String())
 			}
 			r.change(r.host, "ep/3", outer, sandbox.Config{})
 

@@ -26,7 +26,7 @@ func TestAttachAndDetach(t *testing.T) {
 			r.mustBe(r.host, outer.Links[0].Owner, outer)
 			r.mustBe(sb, "", inner)
 			for _, p := range inner.Links[0].Addrs {
-				r.h.Run("ping", "-c1", "-W2", p.Addr().String())
+				r.h.Run("ping", "-c1", "-W10", p.Addr().String())
 			}
 			r.change(r.host, "ep/1", outer, sandbox.Config{})
 			r.remove(name)
@@ -60,7 +60,7 @@ func TestAttachIsSilent(t *testing.T) {
 	}
 	// The first report would be due within a jiffy, the repeated one and solicitations within a second; an answered ping comes after them.
 	for _, a := range told {
-		r.h.Run("ping", "-c2", "-i1", "-W2", a)
+		r.h.Run("ping", "-c2", "-i1", "-W10", a)
 	}
 	for _, frame := range heard() {
 		if src := net.HardwareAddr(frame[6:12]); src.String() != bridge().Links[0].MAC.String() { // which reports for itself when it comes up

@@ -121,7 +121,7 @@ func TestTunnelNamespace(t *testing.T) {
 	inner.Links[0].Addrs, inner.Routes = prefixes("10.1.0.2/24"), nil
 	r.change(on, "ep/1", sandbox.Config{}, outer)
 	r.change(sb, "sb/1", sandbox.Config{}, inner)
-	r.inside(sb, "ping", "-c1", "-W2", "10.1.0.1")
+	r.inside(sb, "ping", "-c1", "-W10", "10.1.0.1")
 	r.change(on, "ep/1", outer, sandbox.Config{})
 	r.drain()
 	r.mustBe(on, "", two)

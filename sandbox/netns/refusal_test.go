@@ -128,7 +128,7 @@ func TestNameIsUsedAgainAtOnce(t *testing.T) {
 		outer, inner := endpoint(2+n%2, sb.Key())
 		r.change(r.host, "ep/1", sandbox.Config{}, outer)
 		r.change(sb, "sb/1", sandbox.Config{}, inner)
-		r.h.Run("ping", "-c1", "-W2", inner.Links[0].Addrs[0].Addr().String())
+		r.h.Run("ping", "-c1", "-W10", inner.Links[0].Addrs[0].Addr().String())
 		r.change(sb, "sb/1", inner, sandbox.Config{})
 		r.change(r.host, "ep/1", outer, sandbox.Config{})
 	}
@@ -168,7 +168,7 @@ func TestCrashBetweenMessages(t *testing.T) {
 	r.h.Run("ip", "link", "set", "dev", bridgeName, "down", "alias", "", "group", fmt.Sprint(r.p.MakingGroup()))
 	r.change(r.host, "net/1", sandbox.Config{}, bridge())
 	r.mustBe(r.host, "net/1", bridge())
-	r.h.Run("ping", "-c1", "-W2", "10.0.0.2") // its ports stayed
+	r.h.Run("ping", "-c1", "-W10", "10.0.0.2") // its ports stayed
 	r.h.Run("ip", "link", "set", "dev", name, "down", "alias", "", "group", fmt.Sprint(r.p.MakingGroup()))
 	shares = must(r.host.Observe(context.Background()))(t)
 	r.change(r.host, netns.Leftover, shares[netns.Leftover], sandbox.Config{})

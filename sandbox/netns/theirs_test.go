@@ -16,7 +16,7 @@ func TestJoinOfSomebodyElsesNamespace(t *testing.T) {
 	inner.Links[0].Addrs, inner.Routes = inner.Links[0].Addrs[:1], inner.Routes[:1] // no IPv6 of ours, which the kernel does not know
 	r.change(r.host, "ep/2", sandbox.Config{}, outer)
 	r.change(ns, "sb/2", sandbox.Config{}, inner)
-	r.inside(ns, "ping", "-c1", "-W2", "127.0.0.1")
+	r.inside(ns, "ping", "-c1", "-W10", "127.0.0.1")
 	for file, want := range map[string]string{"eth0/accept_ra": "0", "default/accept_ra": "1", "all/accept_ra": "1"} {
 		if got := strings.TrimSpace(r.inside(ns, "cat", "/proc/sys/net/ipv6/conf/"+file)); got != want {
 			t.Errorf("%s is %s, want %s", file, got, want)
