@@ -116,8 +116,9 @@ func (h *member) lose() {
 type link struct {
 	datastore.Store
 	mu      sync.Mutex
-	cutOff  chan struct{} // closed while it is cut
-	healed  chan struct{} // closed while it is not
+	cutOff  chan struct{}            // closed while it is cut
+	healed  chan struct{}            // closed while it is not
+	late    map[string]chan struct{} // directories that are not told of before it is closed
 	updates int
 	views   int
 	lists   int
@@ -191,6 +192,12 @@ func (c counting) List(dir string) iter.Seq2[string, []byte] {
 
 func (l *link) Watch(ctx context.Context, dir string) iter.Seq2[datastore.Batch, error] {
 	return func(yield func(datastore.Batch, error) bool) {
+		if told := l.late[dir]; told != nil {
+			select {
+			case <-told:
+			case <-ctx.Done():
+			}
+		}
 		for ctx.Err() == nil {
 			cutOff, healed, away := l.state()
 			if away {
@@ -591,6 +598,35 @@ func forgetEndpointOfDeadHost(t *testing.T, hosts []*member) {
 
 // With the store away endpoints come and go in held blocks, and what needs the others is Unavailable. When it is back all is told, and a
 // name that was taken meanwhile is dropped with an event.
+// A daemon that starts is told of endpoints before it is told of hosts: it goes on sending to who was there before.
+func TestRestartCutsNobodyOff(t *testing.T) {
+	hosts := newCluster(t, 2)
+	a, b := hosts[0], hosts[1]
+	blue := a.network("blue", "10.9.0.0/24").ID()
+	one, two := a.mustAttach("blue", "one"), b.mustAttach("blue", "two")
+	want := "two@192.0.2.2 " + two.Addresses[0].Addr().String()
+	a.seesPeers("blue", want)
+	a.die()
+	told := make(chan struct{})
+	a.link.late = map[string]chan struct{}{"host": told}
+	key := datastore.Key("ep", string(blue), string(one.ID))
+	if err := b.link.Update(t.Context(), func(tx datastore.Tx) error { return tx.Delete(key) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.start(); err != nil {
+		t.Fatal(err)
+	}
+	nstest.Eventually(t, "it has settled what it knows", func() bool {
+		return slices.Contains(dump(t, b.link, datastore.Key("ep", string(blue))), key)
+	})
+	if got := a.peers("blue"); !slices.Equal(got, []string{want}) {
+		t.Errorf("with the hosts unknown it believes in %v, want %s", got, want)
+	}
+	close(told)
+	three := b.mustAttach("blue", "three")
+	a.seesPeers("blue", want, "three@192.0.2.2 "+three.Addresses[0].Addr().String())
+}
+
 func TestStoreAway(t *testing.T) { storeAway(t, newCluster(t, 2)) }
 
 func storeAway(t *testing.T, hosts []*member) {

@@ -175,14 +175,8 @@ func (c *Controller) keepSettled(ctx context.Context, sh *sharing) {
 	}
 }
 
-// peersKnown lets those go on who wait for the other hosts' endpoints, if these were seen.
-func (sh *sharing) peersKnown() {
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	if sh.published != nil {
-		sh.known.Do(func() { close(sh.first) })
-	}
-}
+// peersKnown lets those go on who wait for the other hosts' endpoints.
+func (sh *sharing) peersKnown() { sh.known.Do(func() { close(sh.first) }) }
 
 // settleNetwork makes the peers what the store says, and the store what this host's endpoints say. It returns for how long there was none
 // of these.
@@ -191,10 +185,13 @@ func (c *Controller) settleNetwork(ctx context.Context, sh *sharing) (idle time.
 	if err != nil || !here || c.cluster.twin.Load() {
 		return 0, err
 	}
-	if err := c.settlePeers(ctx, n, sh); err != nil {
+	seen, err := c.settlePeers(ctx, n, sh)
+	if err != nil {
 		return 0, err
 	}
-	sh.peersKnown() // a call that waits for them may hold an endpoint that is to be settled
+	if seen {
+		sh.peersKnown() // a call that waits for them may hold an endpoint that is to be settled
+	}
 	own := map[endpoint.ID]endpoint.Info{}
 	for e, err := range records(ctx, c.o.Run, endpointTable(n.ID)) {
 		if err != nil {
@@ -342,15 +339,19 @@ func (c *Controller) dropName(ctx context.Context, n netdriver.Network, e endpoi
 	return c.o.Cluster.Update(ctx, func(tx datastore.Tx) error { return c.enterPublished(tx, n.ID, p) })
 }
 
-// settlePeers computes a network's peers anew, and when they changed has the kernel and the names follow.
-func (c *Controller) settlePeers(ctx context.Context, n netdriver.Network, sh *sharing) error {
+// settlePeers computes a network's peers anew, and when they changed has the kernel and the names follow. seen says that the store told of
+// both endpoints and hosts: after a start one comes before the other, and without hosts each peer would seem to have none, and be cut off.
+func (c *Controller) settlePeers(ctx context.Context, n netdriver.Network, sh *sharing) (seen bool, err error) {
+	c.cluster.mu.Lock()
+	hosts := maps.Clone(c.cluster.hosts)
+	c.cluster.mu.Unlock()
 	sh.mu.Lock()
-	if sh.published == nil {
+	if hosts == nil || sh.published == nil {
 		sh.mu.Unlock()
-		return nil
+		return false, nil
 	}
 	was := sh.peers
-	peers, bad := c.validPeers(n, sh.published)
+	peers, bad := c.validPeers(n, sh.published, hosts)
 	sh.peers = peers
 	sh.mu.Unlock()
 	for id, why := range bad {
@@ -358,15 +359,15 @@ func (c *Controller) settlePeers(ctx context.Context, n netdriver.Network, sh *s
 	}
 	put, drop := changedPeers(was, peers)
 	if len(put)+len(drop) == 0 {
-		return nil
+		return true, nil
 	}
-	err := c.convergePeers(ctx, n, put, drop)
-	if err != nil {
+	if err := c.convergePeers(ctx, n, put, drop); err != nil {
 		sh.mu.Lock()
 		sh.peers = was // so that the next try sees the difference
 		sh.mu.Unlock()
+		return true, err
 	}
-	return err
+	return true, nil
 }
 
 // convergePeers brings the peers where they are used.
@@ -395,10 +396,8 @@ func (c *Controller) convergePeers(ctx context.Context, n netdriver.Network, put
 
 // validPeers are the endpoints of other hosts that make sense: what another host writes is input. Of two that want one address or MAC the
 // one that comes first by id has it.
-func (c *Controller) validPeers(n netdriver.Network, published map[string]endpoint.Published) (peers []netdriver.Peer, bad map[endpoint.ID]string) {
-	c.cluster.mu.Lock()
-	hosts := maps.Clone(c.cluster.hosts)
-	c.cluster.mu.Unlock()
+func (c *Controller) validPeers(n netdriver.Network, published map[string]endpoint.Published, hosts map[string]Host) (peers []netdriver.Peer,
+	bad map[endpoint.ID]string) {
 	bad = map[endpoint.ID]string{}
 	taken := map[string]bool{}
 	for _, sub := range n.Subnets {
