@@ -44,7 +44,10 @@ func run(ctx context.Context, tools programs) (err error) {
 		return err
 	}
 	for _, h := range []*host{one, two} {
-		if err := h.startEngine(ctx, "consul://192.0.2.1:8500"); err != nil {
+		if err := h.startPlugin(ctx, "consul://192.0.2.1:8500"); err != nil {
+			return err
+		}
+		if err := h.startEngine(ctx); err != nil {
 			return err
 		}
 	}
@@ -93,7 +96,7 @@ func demo(ctx context.Context, one, two *host) error {
 	}
 	fmt.Println("\nsealane is killed on both hosts, and started again: what runs goes on.")
 	for _, h := range []*host{one, two} {
-		if err := h.killPlugin(); err != nil {
+		if err := h.stop(h.plugin, os.Kill); err != nil {
 			return err
 		}
 	}

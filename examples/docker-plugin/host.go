@@ -67,7 +67,7 @@ type host struct {
 	holder             *exec.Cmd
 	wanted             io.Closer // the holder's input
 	running            []*exec.Cmd
-	plugin             *exec.Cmd
+	plugin, engine     *exec.Cmd
 }
 
 func newHost(ctx context.Context, dir, name, address string, tools programs) (*host, error) {
@@ -127,7 +127,7 @@ func connect(ctx context.Context, a, b *host) error {
 
 // start runs a program on the host for as long as the host is there.
 func (h *host) start(name string, args ...string) (*exec.Cmd, error) {
-	log, err := os.Create(filepath.Join(h.dir, name+".log"))
+	log, err := os.OpenFile(filepath.Join(h.dir, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -175,18 +175,23 @@ func (h *host) startConsul(ctx context.Context) error {
 	})
 }
 
-// startEngine starts sealane, the engine, and gives it an image.
-func (h *host) startEngine(ctx context.Context, store string) error {
-	if err := h.startPlugin(ctx, store); err != nil {
-		return err
+// startEngine starts the engine, with more flags if there are any, and gives it an image.
+func (h *host) startEngine(ctx context.Context, flags ...string) (err error) {
+	h.prompt(strings.Join(append([]string{"dockerd"}, flags...), " "))
+	for _, stale := range []string{"dockerd.pid", "exec/containerd/containerd.pid"} { // of one that was killed, whose numbers others may have now
+		if err := os.Remove(filepath.Join(h.dir, stale)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
 	}
-	h.prompt("dockerd")
-	if _, err := h.start("dockerd", "dockerd", "--data-root", h.dir+"/data", "--exec-root", h.dir+"/exec", "--pidfile", h.dir+"/dockerd.pid",
-		"-H", "unix://"+h.dir+"/docker.sock"); err != nil {
+	if h.engine, err = h.start("dockerd", append([]string{"dockerd", "--data-root", h.dir + "/data", "--exec-root", h.dir + "/exec",
+		"--pidfile", h.dir + "/dockerd.pid", "-H", "unix://" + h.dir + "/docker.sock"}, flags...)...); err != nil {
 		return err
 	}
 	if err := h.until(ctx, "dockerd", func() error { return h.in(ctx, "docker", "version").Run() }); err != nil {
 		return err
+	}
+	if h.in(ctx, "docker", "image", "inspect", "box").Run() == nil {
+		return nil
 	}
 	image, err := h.image()
 	if err != nil {
@@ -201,6 +206,9 @@ func (h *host) startEngine(ctx context.Context, store string) error {
 }
 
 func (h *host) startPlugin(ctx context.Context, store string) (err error) {
+	if err := os.Remove(h.dir + "/run/api.sock"); err != nil && !errors.Is(err, os.ErrNotExist) { // of one that was killed
+		return err
+	}
 	h.prompt("sealane serve --docker --store " + store + " --advertise " + h.address)
 	h.plugin, err = h.start("sealane", h.tools.sealane, "--run", h.dir+"/run", "serve", "--root", h.dir+"/root", "--docker", "--store", store,
 		"--advertise", h.address)
@@ -216,11 +224,12 @@ func (h *host) startPlugin(ctx context.Context, store string) (err error) {
 	})
 }
 
-func (h *host) killPlugin() error {
-	err := h.plugin.Process.Kill()
-	_ = h.plugin.Wait() // it says that it was killed
-	h.running = slices.DeleteFunc(h.running, func(c *exec.Cmd) bool { return c == h.plugin })
-	return errors.Join(err, os.Remove(h.dir+"/run/api.sock"))
+// stop ends a program that runs on the host, as it ends with that signal.
+func (h *host) stop(c *exec.Cmd, signal os.Signal) error {
+	err := c.Process.Signal(signal)
+	_ = c.Wait() // it says that it was told to end
+	h.running = slices.DeleteFunc(h.running, func(r *exec.Cmd) bool { return r == c })
+	return err
 }
 
 // page is what the host's web servers say.
