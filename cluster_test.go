@@ -426,7 +426,30 @@ func changesAndNamesReachTheOthers(t *testing.T, hosts []*member) {
 	}
 	nstest.Eventually(t, "h1 knows two", func() bool { return knows(a, "two") && knows(a, "one") })
 	nstest.Eventually(t, "h2 knows one", func() bool { return knows(b, "one") && knows(b, "two") })
-	err := b.on("blue").Update(t.Context(), func(s *sealane.NetworkSpec) error {
+	ports := func(name string) string {
+		for _, p := range a.Peers(blue.ID()) {
+			if p.Name == name {
+				return fmt.Sprint(p.Ports)
+			}
+		}
+		return "no such peer"
+	}
+	box, err := b.Sandbox(t.Context(), "two")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, spec := range []string{"8080:80", "8053:53/udp"} { // what the sandbox publishes, SRV tells on all hosts
+		err := b.ChangePorts(t.Context(), box.ID(), func(p *endpoint.Ports, _ []endpoint.PortBinding) error {
+			p.Publish = []endpoint.PortBinding{must(endpoint.ParsePort(spec))}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]string{"8080:80": "[80/tcp]", "8053:53/udp": "[53/udp]"}[spec]
+		nstest.Eventually(t, "h1 is told of port "+spec+" of two: "+ports("two"), func() bool { return ports("two") == want })
+	}
+	err = b.on("blue").Update(t.Context(), func(s *sealane.NetworkSpec) error {
 		s.Labels = map[string]string{"tier": "web"}
 		return nil
 	})
@@ -570,7 +593,7 @@ func forgetEndpointOfDeadHost(t *testing.T, hosts []*member) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for what, err := range map[string]error{"delete": far.Delete(t.Context()), "leave": far.Leave(t.Context()), "forget": far.Forget(t.Context())} {
+	for what, err := range map[string]error{"delete": far.Delete(t.Context()), "leave": far.Leave(t.Context())} {
 		if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "h1") {
 			t.Errorf("%s an endpoint of a live host: %v", what, err)
 		}
@@ -594,6 +617,58 @@ func forgetEndpointOfDeadHost(t *testing.T, hosts []*member) {
 		return true
 	})
 	b.seesPeers("blue")
+}
+
+// An endpoint of a host that is alive is given up by force: its host takes it down with an event, and its name and address can be had at
+// once on any host.
+func TestForgetEndpointOfLiveHost(t *testing.T) { forgetEndpointOfLiveHost(t, newCluster(t, 3)) }
+
+func forgetEndpointOfLiveHost(t *testing.T, hosts []*member) {
+	a, b, c := hosts[0], hosts[1], hosts[2]
+	a.network("blue", "10.9.0.0/24")
+	web := a.mustAttach("blue", "web")
+	b.mustAttach("blue", "other")
+	events := a.watchEvents()
+	far, err := b.on("blue").Endpoint(t.Context(), "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := far.Forget(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	again := b.mustAttach("blue", "web", web.Addresses[0].Addr().String())
+	if again.Addresses[0] != web.Addresses[0] {
+		t.Errorf("got %s, want %s", again.Addresses[0], web.Addresses[0])
+	}
+	nstest.Eventually(t, "an event tells h1's user", func() bool {
+		return strings.Contains(events(), "conflict web") && strings.Contains(events(), "destroy web")
+	})
+	for e := range a.on("blue").Endpoints(t.Context()) {
+		t.Errorf("h1 still has %s", e.Spec.Name)
+	}
+	third := c.mustAttach("blue", "third")
+	c.seesPeers("blue", "web@192.0.2.2 "+again.Addresses[0].Addr().String(), "other@192.0.2.2 "+b.addressOf("blue", "other"))
+	a.detach("web")
+	next := a.mustAttach("blue", "next")
+	if next.Addresses[0] == again.Addresses[0] || next.Addresses[0] == third.Addresses[0] {
+		t.Errorf("h1 gives %s again", next.Addresses[0])
+	}
+	if err := far.Forget(t.Context()); !errdefs.IsNotFound(err) {
+		t.Errorf("give it up again: %v", err)
+	}
+}
+
+func (h *member) addressOf(network, name string) string {
+	h.t.Helper()
+	ep, err := h.on(network).Endpoint(h.t.Context(), name)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	e, err := ep.Info(h.t.Context())
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return e.Addresses[0].Addr().String()
 }
 
 // With the store away endpoints come and go in held blocks, and what needs the others is Unavailable. When it is back all is told, and a

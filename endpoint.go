@@ -343,6 +343,9 @@ func (e *endpointHandle) join(ctx context.Context, into sandbox.ID) error {
 	if err := canJoin(n, s); err != nil {
 		return err
 	}
+	if info.Spec.For != into { // other hosts are told of the sandbox's names and ports when they were not before
+		defer e.c.resettle(e.on)
+	}
 	info.Sandbox, info.Nonce = into, randomHex(6)
 	if err = e.enterSandbox(ctx, n, info, s); err != nil {
 		e.takeBack(ctx, n, info)

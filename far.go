@@ -2,9 +2,11 @@ package sealane
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"net/netip"
+	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/sealane/sealane/datastore"
@@ -13,7 +15,7 @@ import (
 	"github.com/sealane/sealane/sandbox"
 )
 
-// farEndpoint names an endpoint of another host. It can be seen, and given up when its host is dead; the rest is for its host to do.
+// farEndpoint names an endpoint of another host. It can be seen, and given up by force; the rest is for its host to do.
 type farEndpoint struct {
 	c  *Controller
 	on endpoint.NetworkID
@@ -24,6 +26,9 @@ func (e *farEndpoint) ID() endpoint.ID { return e.id }
 
 func (e *farEndpoint) record(ctx context.Context) (endpoint.Published, error) {
 	p, err := view(ctx, e.c.o.Cluster, func(tx datastore.Tx) (endpoint.Published, error) { return publishedTable(e.on).Get(tx, string(e.id)) })
+	if err == nil && p.GivenUp != "" {
+		err = fmt.Errorf("%w: it was given up, and host %s takes it down", errdefs.ErrNotFound, p.Host)
+	}
 	if err != nil {
 		err = fmt.Errorf("endpoint %s: %w", shortID(string(e.id)), err)
 	}
@@ -56,20 +61,56 @@ func (e *farEndpoint) Check(ctx context.Context) error { return e.elsewhere(ctx)
 
 func (e *farEndpoint) Delete(ctx context.Context) error { return e.elsewhere(ctx) }
 
-// Forget gives the endpoint up: its name and its addresses are free. It asserts that its host is dead, and is refused while that is alive.
+// Forget gives the endpoint up: its name is free when it returns. A host that is alive takes the endpoint down and gives its addresses back;
+// that is waited for, for three seconds. One that cannot be reached is thereby said to be dead, and the addresses are free at once.
 func (e *farEndpoint) Forget(ctx context.Context) error {
 	p, err := e.record(ctx)
 	if err != nil {
 		return err
 	}
-	h, err := e.c.findHost(ctx, p.Host)
-	if err == nil && h.State == hostReady && e.c.announces() {
-		return fmt.Errorf("endpoint %s: %w: its host %s is alive; delete it there", p.Name, errdefs.ErrFailedPrecondition, p.Host)
+	h, found, err := maybe(e.c.findHost(ctx, p.Host))
+	switch {
+	case err != nil:
+		return err
+	case found && h.State == hostReady:
+		err = e.giveUp(ctx)
+	default:
+		err = e.bury(ctx, p)
 	}
-	if err != nil && !errdefs.IsNotFound(err) {
+	if err != nil {
+		return fmt.Errorf("forget endpoint %s: %w", p.Name, err)
+	}
+	e.c.events.tell("endpoint", "destroy", string(e.id), "name", p.Name, "network", string(e.on))
+	return nil
+}
+
+// giveUp says in the endpoint's record that its host shall take it down.
+func (e *farEndpoint) giveUp(ctx context.Context) error {
+	err := e.c.o.Cluster.Update(ctx, func(tx datastore.Tx) error {
+		p, found, err := maybe(publishedTable(e.on).Get(tx, string(e.id)))
+		if err != nil || !found {
+			return err
+		}
+		p.GivenUp = e.c.o.Host
+		return errors.Join(publishedTable(e.on).Put(tx, string(e.id), p), endpointNames(e.on).free(tx, p.Name, string(e.id)))
+	})
+	if err != nil {
 		return err
 	}
-	err = e.c.o.Cluster.Update(ctx, func(tx datastore.Tx) error {
+	wait, cancel := context.WithTimeout(ctx, enough)
+	defer cancel()
+	for batch, err := range e.c.o.Cluster.Watch(wait, publishedTable(e.on).Dir) {
+		_, there := batch.Put[datastore.Key(string(e.id))]
+		if err != nil || batch.Full && !there || slices.Contains(batch.Delete, datastore.Key(string(e.id))) {
+			break
+		}
+	}
+	return ctx.Err()
+}
+
+// bury deletes the record of an endpoint whose host is dead.
+func (e *farEndpoint) bury(ctx context.Context, p endpoint.Published) error {
+	return e.c.o.Cluster.Update(ctx, func(tx datastore.Tx) error {
 		if err := withdrawRecord(tx, e.on, string(e.id), p.Host); err != nil {
 			return err
 		}
@@ -81,19 +122,19 @@ func (e *farEndpoint) Forget(ctx context.Context) error {
 		}
 		return nil
 	})
-	if err != nil {
-		return fmt.Errorf("forget endpoint %s: %w", p.Name, err)
-	}
-	e.c.events.tell("endpoint", "destroy", string(e.id), "name", p.Name, "network", string(e.on))
-	return nil
 }
 
 // Published yields what the hosts tell each other of the endpoints of a network of the cluster, those of this host included, by id, as
-// it was at one moment; nothing of a network of this host alone. Unavailable when the store is away.
+// it was at one moment, without those that were given up; nothing of a network of this host alone. Unavailable when the store is away.
 func (c *Controller) Published(ctx context.Context, id endpoint.NetworkID) iter.Seq2[endpoint.Published, error] {
 	return func(yield func(endpoint.Published, error) bool) {
-		if c.o.Cluster != nil {
-			records(ctx, c.o.Cluster, publishedTable(id))(yield)
+		if c.o.Cluster == nil {
+			return
+		}
+		for p, err := range records(ctx, c.o.Cluster, publishedTable(id)) {
+			if p.GivenUp == "" && !yield(p, err) {
+				return
+			}
 		}
 	}
 }

@@ -19,15 +19,20 @@ import (
 	"github.com/sealane/sealane/sandbox"
 )
 
-// published is what the other hosts are told of an endpoint. It is told once, when the endpoint is made, with the names of the sandbox
-// that it is made for: joining touches the cluster store no more.
+// published is what the other hosts are told of an endpoint. It is told once, when the endpoint is made, with the names and ports of the
+// sandbox that it is made for: joining touches the cluster store no more.
 func (c *Controller) published(ctx context.Context, e endpoint.Info) endpoint.Published {
-	s, _, err := maybe(c.sandboxRecord(ctx, e.Spec.For))
+	in := cmp.Or(e.Sandbox, e.Spec.For)
+	s, _, err := maybe(c.sandboxRecord(ctx, in))
 	if err != nil {
 		s = sandbox.Info{} // without its names it is reached all the same
 	}
+	ports, _, err := maybe(view(ctx, c.o.Run, func(tx datastore.Tx) (endpoint.Ports, error) { return portsTable().Get(tx, string(in)) }))
+	if err != nil {
+		ports = endpoint.Ports{}
+	}
 	return endpoint.Published{ID: e.ID, Name: e.Spec.Name, Aliases: e.DNSNames(s)[1:], Addresses: e.Addresses, MAC: e.MAC,
-		Host: c.o.Host, Boot: c.cluster.boot, Ports: containerPorts(e.Spec, endpoint.Ports{})}
+		Host: c.o.Host, Boot: c.cluster.boot, Ports: containerPorts(e.Spec, ports)}
 }
 
 // publish tells the other hosts of an endpoint. AlreadyExists when another one has the name. With the store away it is nil: the endpoint
@@ -82,6 +87,14 @@ func withdrawRecord(tx datastore.Tx, id endpoint.NetworkID, ep, host string) err
 	return errors.Join(publishedTable(id).Delete(tx, ep), endpointNames(id).free(tx, p.Name, ep))
 }
 
+// errForced says that somebody gave an endpoint up by force while its host is alive.
+var errForced = fmt.Errorf("%w: it was given up by force on another host", errdefs.ErrNotFound)
+
+func isGivenUp(tx datastore.Tx, on endpoint.NetworkID, id endpoint.ID) (bool, error) {
+	p, _, err := maybe(publishedTable(on).Get(tx, string(id)))
+	return p.GivenUp != "", err
+}
+
 // withdrawPublished takes an endpoint from the other hosts, before it goes from the kernel. With the store away that follows.
 func (c *Controller) withdrawPublished(ctx context.Context, n netdriver.Network, id endpoint.ID) error {
 	if n.Scope != netdriver.Global || c.o.Cluster == nil {
@@ -89,7 +102,12 @@ func (c *Controller) withdrawPublished(ctx context.Context, n netdriver.Network,
 	}
 	sh := c.sharing(n.ID)
 	if !c.cluster.away.Load() {
-		err := c.shared(ctx, func(tx datastore.Tx) error { return withdrawRecord(tx, n.ID, string(id), c.o.Host) })
+		err := c.shared(ctx, func(tx datastore.Tx) error {
+			if gone, err := isGivenUp(tx, n.ID, id); err != nil || gone {
+				return err // whoever gave it up waits until its addresses are given back: see settleEndpoint
+			}
+			return withdrawRecord(tx, n.ID, string(id), c.o.Host)
+		})
 		if err == nil || ctx.Err() != nil || !c.storeIsAway(err) {
 			return err
 		}
@@ -277,7 +295,7 @@ func (c *Controller) settleEndpoint(ctx context.Context, n netdriver.Network, id
 		return err
 	}
 	if !here {
-		return c.o.Cluster.Update(ctx, func(tx datastore.Tx) error { return withdrawRecord(tx, n.ID, string(id), c.o.Host) })
+		return c.strikePublished(ctx, n, id)
 	}
 	p := c.published(ctx, e)
 	now, found, err := maybe(view(ctx, c.o.Cluster, func(tx datastore.Tx) (endpoint.Published, error) {
@@ -294,8 +312,20 @@ func (c *Controller) settleEndpoint(ctx context.Context, n netdriver.Network, id
 			return err
 		}
 	}
-	err = c.o.Cluster.Update(ctx, func(tx datastore.Tx) error { return c.enterPublished(tx, n.ID, p) })
+	err = c.o.Cluster.Update(ctx, func(tx datastore.Tx) error {
+		if gone, err := isGivenUp(tx, n.ID, id); err != nil {
+			return err
+		} else if gone {
+			return errForced
+		}
+		return c.enterPublished(tx, n.ID, p)
+	})
 	switch {
+	case errors.Is(err, errForced):
+		if err := c.takeDown(ctx, n, e, err); err != nil {
+			return err
+		}
+		return c.strikePublished(ctx, n, id)
 	case errdefs.IsAlreadyExists(err):
 		return c.dropName(ctx, n, e, err)
 	case errdefs.IsNotFound(err):
@@ -306,9 +336,17 @@ func (c *Controller) settleEndpoint(ctx context.Context, n netdriver.Network, id
 	return err
 }
 
-// takeDown removes an endpoint whose addresses are somebody else's, or whose network is gone. The caller holds it.
+// strikePublished deletes the record of an endpoint that is no more, when its addresses can be given to another.
+func (c *Controller) strikePublished(ctx context.Context, n netdriver.Network, id endpoint.ID) error {
+	if _, err := c.withdrawn.wait(ctx); err != nil {
+		return err
+	}
+	return c.o.Cluster.Update(ctx, func(tx datastore.Tx) error { return withdrawRecord(tx, n.ID, string(id), c.o.Host) })
+}
+
+// takeDown removes an endpoint whose addresses are somebody else's, that was given up, or whose network is gone. The caller holds it.
 func (c *Controller) takeDown(ctx context.Context, n netdriver.Network, e endpoint.Info, why error) error {
-	c.log.Warn("an endpoint's address or network was given up while this host was away; taking it down", "network", n.Name,
+	c.log.Warn("an endpoint, its address or its network was given up; taking it down", "network", n.Name,
 		"endpoint", e.Spec.Name, "error", why)
 	if err := (&endpointHandle{c, n.ID, e.ID}).remove(ctx, n, e, true); err != nil {
 		return err
@@ -424,6 +462,8 @@ func (c *Controller) validPeers(n netdriver.Network, published map[string]endpoi
 // wrongPeer says what is wrong with the record of another host's endpoint; "" nothing.
 func (c *Controller) wrongPeer(n netdriver.Network, p endpoint.Published, h Host, taken map[string]bool) string {
 	switch {
+	case p.GivenUp != "":
+		return "it was given up"
 	case h.ID == "" || h.Boot != p.Boot:
 		return "its host is unknown, or was started anew"
 	case !h.Advertise.IsValid() || h.Advertise.IsMulticast() || h.Advertise.IsUnspecified() || h.Advertise.IsLoopback():

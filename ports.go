@@ -65,9 +65,10 @@ func (c *Controller) changePorts(ctx context.Context, id sandbox.ID, change func
 	}
 	defer unlock()
 	var was endpoint.Ports
+	var on []endpoint.NetworkID
 	changed := false
 	err = c.converge(ctx, id, func(v *content) error {
-		was = v.ports
+		was, on = v.ports, networksOf(v.members)
 		to := v.ports.Clone()
 		if err := v.publishes(); err != nil {
 			return err
@@ -88,6 +89,9 @@ func (c *Controller) changePorts(ctx context.Context, id sandbox.ID, change func
 		if back != nil {
 			c.mender.later(sandboxOwner(id), back)
 		}
+	}
+	for _, n := range on {
+		c.resettle(n) // other hosts are told of ports as well
 	}
 	return err
 }

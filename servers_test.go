@@ -23,6 +23,7 @@ var scenarios = []struct {
 	{"RebootedAndUnreachableHosts", 3, rebootedAndUnreachableHosts},
 	{"RemovedHost", 3, removedHost},
 	{"ForgetEndpointOfDeadHost", 2, forgetEndpointOfDeadHost},
+	{"ForgetEndpointOfLiveHost", 3, forgetEndpointOfLiveHost},
 	{"StoreAway", 2, storeAway},
 	{"OneOwnerWhoeverAsksAtOnce", 5, oneOwnerWhoeverAsksAtOnce},
 	{"Partition", 5, partition},
