@@ -10,17 +10,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// engine waits for the sockets of all sandboxes. It takes what has come at one in a single system call and answers in another, at most
-// batch questions before others have their turn.
+// engine waits for the sockets of all sandboxes. At one it looks at what has come, answers and takes it out, at most batch questions with a
+// system call each before others have their turn. What it answers stays in the socket until it is answered, so that who kills the
+// process in between leaves it to the next one.
 type engine struct {
 	r       *Resolver
 	epoll   int
 	wake    int // an eventfd that ends the thread
 	done    chan struct{}
 	sockets map[int32]*box // by descriptor; guarded by the Resolver's lock
+	between func()         // a test's: what may happen between a look at a batch, its answers, and taking it
 
 	in, out [batch]datagram
 	heads   [2][batch]header
+	taken   [batch]header // without room: what is taken was looked at
 	vectors [2][batch]unix.Iovec
 	from    [batch]unix.RawSockaddrAny
 }
@@ -135,15 +138,17 @@ func (e *engine) serve(fd int32) {
 	}
 }
 
-// datagrams answers one batch; what is left is told again.
+// datagrams answers one batch; what is left is told again. A question answered twice does no harm, so it is taken last.
 func (e *engine) datagrams(b *box) {
-	for i := range batch {
-		e.heads[0][i].Namelen = unix.SizeofSockaddrAny
+	n := e.look(b.udp, unix.MSG_PEEK)
+	blind := n == 0
+	if blind { // an empty datagram that an earlier process looked at is never shown again, only taken
+		n = e.look(b.udp, 0)
 	}
-	n := messages(unix.SYS_RECVMMSG, b.udp, e.heads[0][:], unix.MSG_DONTWAIT)
+	e.pause()
 	answers := 0
 	for i := range n {
-		p, name := e.in[i][:e.heads[0][i].n], e.heads[0][i].Namelen
+		p, name := e.in[i][:min(e.heads[0][i].n, udpMax)], e.heads[0][i].Namelen
 		size := e.r.quick(b, p, e.out[answers][:], false)
 		if size == 0 {
 			if size = e.r.slowly(b, p, e.out[answers][:], e.from[i], name); size == 0 {
@@ -158,6 +163,36 @@ func (e *engine) datagrams(b *box) {
 	for sent := 0; sent < answers; {
 		k := messages(unix.SYS_SENDMMSG, b.udp, e.heads[1][sent:answers], unix.MSG_DONTWAIT)
 		sent += max(k, 1) // an answer that cannot be sent is lost, as datagrams may be
+	}
+	e.pause()
+	if !blind {
+		e.take(b.udp, n)
+	}
+}
+
+func (e *engine) pause() {
+	if e.between != nil {
+		e.between()
+	}
+}
+
+// look reads a batch, with MSG_PEEK from where the last look ended. The lengths are those that the datagrams had.
+func (e *engine) look(fd, flags int) int {
+	for i := range batch {
+		e.heads[0][i].Namelen = unix.SizeofSockaddrAny
+	}
+	return messages(unix.SYS_RECVMMSG, fd, e.heads[0][:], unix.MSG_DONTWAIT|unix.MSG_TRUNC|flags)
+}
+
+// take takes out the n datagrams that were looked at, which are the first. The kernel keeps where the next look begins as a number of bytes;
+// MSG_TRUNC has it go back by all that are taken. If others were taken, because of such an empty one, the next look is from the start.
+func (e *engine) take(fd, n int) {
+	same := messages(unix.SYS_RECVMMSG, fd, e.taken[:n], unix.MSG_DONTWAIT|unix.MSG_TRUNC) == n
+	for i := range n {
+		same = same && e.taken[i].n == e.heads[0][i].n
+	}
+	if !same {
+		lookFromStart(fd)
 	}
 }
 

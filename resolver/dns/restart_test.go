@@ -18,16 +18,22 @@ import (
 
 var recreates = flag.Int("recreates", 100, "how often TestRecreate makes a name anew")
 
-// The test binary is the holder when it is told so.
+// The test binary is the holder, or a resolver to be killed, when it is told so.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 3 && os.Args[1] == "hold" {
-		if err := holder.Serve(3, os.Args[2]); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
+	var err error
+	switch args := os.Args[1:]; {
+	case len(args) == 2 && args[0] == "hold":
+		err = holder.Serve(3, args[1])
+	case len(args) == 5 && args[0] == "victim":
+		err = victimMain(args[1], args[2], args[3], args[4])
+	default:
+		os.Exit(m.Run())
 	}
-	os.Exit(m.Run())
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
 }
 
 func held(t testing.TB, path string) *holder.Process {

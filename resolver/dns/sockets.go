@@ -60,7 +60,12 @@ func (b *box) adopt(fds []int) bool {
 			b.tcp = fd
 		}
 	}
-	return b.udp != 0 && b.tcp != 0 && b.findPort() == nil
+	return b.udp != 0 && b.tcp != 0 && b.findPort() == nil && lookFromStart(b.udp) == nil
+}
+
+// lookFromStart has the next look at what waits begin with the first, which an earlier process may have looked at too.
+func lookFromStart(fd int) error {
+	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0)
 }
 
 func (b *box) findPort() error {
@@ -121,6 +126,9 @@ func bound(at netip.AddrPort, typ int) (int, error) {
 	err = unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_FREEBIND, 1)
 	if err == nil && typ == unix.SOCK_STREAM { // connections that ended keep their port for a minute
 		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	}
+	if err == nil && typ == unix.SOCK_DGRAM {
+		err = lookFromStart(fd)
 	}
 	if err == nil {
 		err = unix.Bind(fd, to)
