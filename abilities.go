@@ -205,12 +205,14 @@ func (c *Controller) confirm(ctx context.Context, n netdriver.Network, e endpoin
 // serveBlocks has IPAM drivers answer those of other hosts. Without the ability they have nothing to say to each other.
 func (c *Controller) serveBlocks(ctx context.Context) {
 	for name, d := range c.o.IPAM {
-		s, able := d.(interface{ Serve(context.Context) error })
+		s, able := d.(interface {
+			Serve(context.Context, func(context.Context) (bool, error)) error
+		})
 		if !able {
 			continue
 		}
 		c.work.Go(func() {
-			if err := s.Serve(ctx); err != nil && ctx.Err() == nil {
+			if err := s.Serve(ctx, c.withdrawn.wait); err != nil && ctx.Err() == nil {
 				c.log.Error("an IPAM driver does not answer other hosts any more", "driver", name, "error", err)
 			}
 		})

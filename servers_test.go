@@ -38,28 +38,34 @@ func TestScenariosOnServers(t *testing.T) {
 	if !*servers {
 		return
 	}
-	for kind, client := range map[servertest.Kind]func(*testing.T, *servertest.Cluster, string) (datastore.Store, error){
-		servertest.Consul: func(t *testing.T, c *servertest.Cluster, prefix string) (datastore.Store, error) {
-			return consul.Open(consul.Options{Address: c.Endpoints()[0], Prefix: prefix, Dial: c.Servers[0].Host.DialContext})
-		},
-		servertest.Etcd: func(t *testing.T, c *servertest.Cluster, prefix string) (datastore.Store, error) {
-			return etcd.Open(etcd.Options{Endpoints: c.Endpoints(), Prefix: prefix, Dial: c.Servers[0].Host.DialContext})
-		},
-	} {
+	for _, kind := range []servertest.Kind{servertest.Consul, servertest.Etcd} {
 		t.Run(fmt.Sprint(kind), func(t *testing.T) {
 			server := servertest.One(t, kind, servertest.Options{})
 			for _, s := range scenarios {
 				t.Run(s.name, func(t *testing.T) {
 					s.show(t, clusterOn(t, s.hosts, func(int) datastore.Store {
-						store, err := client(t, server, "test/"+s.name)
-						if err != nil {
-							t.Fatal(err)
-						}
-						t.Cleanup(func() { _ = store.Close() })
-						return store
+						return openAt(t, server, 0, "test/"+s.name)
 					}))
 				})
 			}
 		})
 	}
+}
+
+// openAt opens a store by a server of a cluster, from where that is, and closes it with the test.
+func openAt(t *testing.T, c *servertest.Cluster, server int, prefix string) datastore.Store {
+	t.Helper()
+	at := c.Servers[server]
+	var s datastore.Store
+	var err error
+	if c.Kind == servertest.Consul {
+		s, err = consul.Open(consul.Options{Address: at.Endpoint(), Prefix: prefix, Dial: at.Host.DialContext})
+	} else {
+		s, err = etcd.Open(etcd.Options{Endpoints: []string{at.Endpoint()}, Prefix: prefix, Dial: at.Host.DialContext})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
 }

@@ -167,8 +167,8 @@ func (d *Driver) named(ctx context.Context, s *subnet, r ipam.AddressRequest) (i
 	_, repeated := s.given.Load(r.Address)
 	a, err := d.give(ctx, s, r)
 	if errdefs.IsAlreadyExists(err) && s.isLent(r.Address) { // it may be back
-		if err := d.look(ctx, s); err != nil {
-			return ipam.Address{}, err
+		if err := d.claim(ctx, s, r.Address); err != nil {
+			return ipam.Address{}, fmt.Errorf("request %s of pool %s: %w", r.Address, r.Pool, err)
 		}
 		a, err = d.give(ctx, s, r)
 	}

@@ -78,6 +78,16 @@ type host struct {
 	store datastore.Store
 	kept  datastore.Store
 	id    string
+
+	returning func() // what is on its way back comes back; nil: nothing is
+}
+
+func (h *host) awaitReturned(context.Context) (bool, error) {
+	if h.returning == nil {
+		return false, nil
+	}
+	h.returning()
+	return true, nil
 }
 
 func newHost(t testing.TB, s datastore.Store, id string, o pool.Options) *host {
@@ -95,7 +105,7 @@ func newHost(t testing.TB, s datastore.Store, id string, o pool.Options) *host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &host{d, t, l, s, kept, id}
+	return &host{Driver: d, t: t, link: l, store: s, kept: kept, id: id}
 }
 
 // next is the host's daemon when it starts again.
@@ -109,14 +119,14 @@ func (h *host) next() *host {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	return &host{d, h.t, h.link, h.store, h.kept, h.id}
+	return &host{Driver: d, t: h.t, link: h.link, store: h.store, kept: h.kept, id: h.id}
 }
 
 // serve answers the others until the test ends.
 func (h *host) serve() *host {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- h.Serve(ctx) }()
+	go func() { done <- h.Serve(ctx, h.awaitReturned) }()
 	h.t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -282,9 +292,38 @@ func TestHostsClaimBlocks(t *testing.T) {
 	}
 }
 
+// An address that its host has let go of and that is not free yet is waited for, in a block, claimed alone, and lent.
+func TestAddressesOnTheirWayBack(t *testing.T) {
+	s := newStore(t)
+	a, b, c := newHost(t, s, "a", pool.Options{}), newHost(t, s, "b", pool.Options{}), newHost(t, s, "c", pool.Options{})
+	var on ipam.PoolID
+	for _, h := range []*host{a, b, c} {
+		on = h.use("10.0.0.0/24", "10.0.0.128/25")
+	}
+	comesBack := func(from *host, address string) {
+		from.returning = func() { from.release(on, netip.MustParseAddr(address)) }
+		from.serve()
+	}
+	a.must(on, "10.0.0.130")
+	a.must(on, "")
+	b.must(on, "10.0.0.9")
+	comesBack(a, "10.0.0.130")
+	comesBack(b, "10.0.0.9")
+	b.must(on, "10.0.0.130")
+	a.must(on, "10.0.0.9")
+	want(t, "claims", claims(t, s), "10.0.0.128/29=a 10.0.0.130/32=b 10.0.0.9/32=a")
+	b.returning = func() { b.release(on, netip.MustParseAddr("10.0.0.130")) }
+	c.must(on, "10.0.0.130") // b, to whom a lent it, gives it back to a
+	want(t, "claims", claims(t, s), "10.0.0.128/29=a 10.0.0.130/32=c 10.0.0.9/32=a")
+	a.returning = nil
+	if _, err := a.request(on, "10.0.0.130"); !errdefs.IsUnavailable(err) {
+		t.Errorf("of a host that does not answer: %v", err)
+	}
+}
+
 func TestStaticAddresses(t *testing.T) {
 	s := newStore(t)
-	a, b := newHost(t, s, "a", pool.Options{}).serve(), newHost(t, s, "b", pool.Options{})
+	a, b := newHost(t, s, "a", pool.Options{}).serve(), newHost(t, s, "b", pool.Options{}).serve()
 	on := a.use("10.0.0.0/24", "10.0.0.128/25")
 	b.use("10.0.0.0/24", "10.0.0.128/25")
 	a.must(on, "")
@@ -318,12 +357,14 @@ func TestStaticAddresses(t *testing.T) {
 	if got := claims(t, s); strings.Contains(got, "=b") {
 		t.Errorf("claimed alone, not in use: %s", got)
 	}
-	a.must(on, "10.0.0.133") // back
-	b.must(on, "")
-	if _, err := a.request(on, "10.0.0.140"); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "host rm b") {
+	a.must(on, "10.0.0.133")                // back
+	c := newHost(t, s, "c", pool.Options{}) // which does not serve
+	c.use("10.0.0.0/24", "10.0.0.128/25")
+	c.must(on, "")
+	if _, err := a.request(on, "10.0.0.140"); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "host rm c") {
 		t.Errorf("inside the block of a host that does not answer: %v", err)
 	}
-	if left := names(t, s, "wish/a", "wish/b"); len(left) > 0 {
+	if left := names(t, s, "wish/a", "wish/b", "wish/c"); len(left) > 0 {
 		t.Errorf("wishes left over: %v", left)
 	}
 }

@@ -200,22 +200,30 @@ func (d *Driver) claimBlock(ctx context.Context, s *subnet, before uint64) (foun
 	return found, grown, err
 }
 
-// claim makes an address that was asked for by name this host's.
+// claim makes an address that was asked for by name this host's. Who has it is asked: it may be on its way back there. While that lasts
+// it may come to be another's, who is asked then.
 func (d *Driver) claim(ctx context.Context, s *subnet, a netip.Addr) error {
-	over, err := s.turn(ctx)
-	if err != nil {
-		return err
+	var asked string
+	var refused error
+	for {
+		over, err := s.turn(ctx)
+		if err != nil {
+			return err
+		}
+		around, holder, err := d.claimAlone(ctx, s, a)
+		over()
+		if err != nil || holder == d.o.Host {
+			return err
+		}
+		now := holder + " " + around.String()
+		if now == asked {
+			return refused
+		}
+		asked = now
+		if _, refused = d.ask(ctx, s, holder, around, a); !errdefs.IsAlreadyExists(refused) {
+			return refused
+		}
 	}
-	around, holder, err := d.claimAlone(ctx, s, a)
-	over()
-	if err != nil || holder == d.o.Host {
-		return err
-	}
-	if around.IsSingleIP() {
-		return fmt.Errorf("%w: host %s has it", errdefs.ErrAlreadyExists, holder)
-	}
-	_, err = d.ask(ctx, s, holder, around, a)
-	return err
 }
 
 // claimAlone claims an address that nobody has, and says who has it and with what around it.

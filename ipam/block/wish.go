@@ -99,8 +99,9 @@ func (d *Driver) await(ctx context.Context, holder, key string) {
 	}
 }
 
-// Serve answers the wishes of other hosts until ctx ends, which is nil. A host that does not serve can lend nothing.
-func (d *Driver) Serve(ctx context.Context) error {
+// Serve answers the wishes of other hosts until ctx ends, which is nil. A host that does not serve can lend nothing. returned waits until
+// addresses that are on their way back to the pool are there, and is false when there are none: a wish for one is not refused before.
+func (d *Driver) Serve(ctx context.Context, returned func(context.Context) (bool, error)) error {
 	for batch, err := range d.o.Store.Watch(ctx, wishes(d.o.Host).Dir) {
 		if err != nil {
 			if errdefs.IsUnavailable(err) {
@@ -113,17 +114,22 @@ func (d *Driver) Serve(ctx context.Context) error {
 			if json.Unmarshal(value, &w) != nil || w.Host == "" || w.Host == d.o.Host || w.Granted.IsValid() || w.Refused != "" {
 				continue
 			}
-			d.answer(ctx, name, w)
+			d.answer(ctx, name, w, returned)
 		}
 	}
 	return nil
 }
 
 // answer grants a wish or says why not. When the store does not take the answer, who asked runs out of patience.
-func (d *Driver) answer(ctx context.Context, name string, w wish) {
+func (d *Driver) answer(ctx context.Context, name string, w wish, returned func(context.Context) (bool, error)) {
 	ctx, cancel := context.WithTimeout(ctx, d.o.Patience)
 	defer cancel()
 	err := d.grant(ctx, name, w)
+	if errdefs.IsAlreadyExists(err) || errdefs.IsResourceExhausted(err) {
+		if waited, failed := returned(ctx); waited && failed == nil {
+			err = d.grant(ctx, name, w)
+		}
+	}
 	if err == nil || errors.Is(err, errWithdrawn) {
 		return
 	}
@@ -166,6 +172,7 @@ func (d *Driver) grant(ctx context.Context, name string, w wish) error {
 		_ = d.o.Pool.ReleaseAddress(ctx, s.id, a)
 		return errors.Join(err, d.keep(ctx, s, func(kept claims) { delete(kept, alone(a)) }))
 	}
+	delete(s.held, alone(a))
 	s.lent[a] = true
 	return err
 }
@@ -180,7 +187,7 @@ func (d *Driver) write(tx datastore.Tx, s *subnet, name string, a netip.Addr) er
 		return nil // this Update's own earlier success
 	}
 	found, _ := d.read(tx, s)
-	if around, holder := found.around(a); holder != d.o.Host {
+	if around, holder := found.around(a); holder != d.o.Host && holder != "" { // nobody's: it was claimed alone, and given back
 		return fmt.Errorf("%w: %s is host %s's", errdefs.ErrConflict, around, holder)
 	}
 	if err := d.mayClaim(tx, s); err != nil {
