@@ -36,9 +36,9 @@ func TestWatchTraffic(t *testing.T) {
 	}, 10, *hosts)
 }
 
-// openShort opens a store that waits a second for an answer.
+// openShort opens a store that waits three seconds for an answer.
 func openShort(t testing.TB, endpoints []string, prefix string, dial storetest.Dial) datastore.Store {
-	return openAt(t, endpoints, consul.Options{Prefix: prefix, Dial: dial, Timeout: time.Second})
+	return openAt(t, endpoints, consul.Options{Prefix: prefix, Dial: dial, Timeout: 3 * time.Second})
 }
 
 func open(t testing.TB, server *servertest.Server, o consul.Options) *consul.Store {

@@ -84,10 +84,13 @@ func (s *Store) txn(ctx context.Context, ops api.TxnOps, checks int) (ok bool, e
 	if ok {
 		return true, nil
 	}
-	for _, e := range resp.Errors {
-		if e.OpIndex >= checks || strings.Contains(e.What, denied) {
+	for _, e := range resp.Errors { // in the order of ops, all of which Consul tries: a check that failed explains what follows
+		if strings.Contains(e.What, denied) {
 			return false, s.explain(fmt.Errorf("%s", e.What))
 		}
+	}
+	if len(resp.Errors) > 0 && resp.Errors[0].OpIndex >= checks {
+		return false, s.explain(fmt.Errorf("%s", resp.Errors[0].What))
 	}
 	return false, nil
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -87,18 +88,26 @@ func ask(h *nstest.Host, proto firewall.Proto, to netip.AddrPort, wait time.Dura
 	return from, err
 }
 
+// listen asks again each second over UDP, as TCP does by itself.
 func listen(c net.Conn, proto firewall.Proto, wait time.Duration) (netip.Addr, error) {
-	c.SetDeadline(time.Now().Add(wait))
-	if proto == firewall.UDP {
-		if _, err := io.WriteString(c, "who am I"); err != nil {
+	buf := make([]byte, 100)
+	for end := time.Now().Add(wait); ; {
+		next := end
+		if proto == firewall.UDP {
+			next = time.Now().Add(min(time.Until(end), time.Second))
+			if _, err := io.WriteString(c, "who am I"); err != nil {
+				return netip.Addr{}, err
+			}
+		}
+		c.SetReadDeadline(next)
+		n, err := c.Read(buf)
+		if errors.Is(err, os.ErrDeadlineExceeded) && time.Now().Before(end) {
+			continue
+		}
+		if err != nil {
 			return netip.Addr{}, err
 		}
+		from, err := netip.ParseAddrPort(string(buf[:n]))
+		return from.Addr().Unmap(), err
 	}
-	buf := make([]byte, 100)
-	n, err := c.Read(buf)
-	if err != nil {
-		return netip.Addr{}, err
-	}
-	from, err := netip.ParseAddrPort(string(buf[:n]))
-	return from.Addr().Unmap(), err
 }
