@@ -64,7 +64,7 @@ func (s *Store) index(ctx context.Context) (index uint64, err error) {
 	return index, err
 }
 
-// txn runs operations of which the first are checks. It is not ok when only checks failed.
+// txn runs operations of which the first are checks. It is not ok when a check failed.
 func (s *Store) txn(ctx context.Context, ops api.TxnOps, checks int) (ok bool, err error) {
 	writes := len(ops) > checks
 	sent := false
@@ -86,11 +86,11 @@ func (s *Store) txn(ctx context.Context, ops api.TxnOps, checks int) (ok bool, e
 	}
 	for _, e := range resp.Errors { // in the order of ops, all of which Consul tries: a check that failed explains what follows
 		if strings.Contains(e.What, denied) {
-			return false, s.explain(fmt.Errorf("%s", e.What))
+			return false, s.explain(errors.New(e.What))
 		}
 	}
 	if len(resp.Errors) > 0 && resp.Errors[0].OpIndex >= checks {
-		return false, s.explain(fmt.Errorf("%s", resp.Errors[0].What))
+		return false, s.explain(errors.New(resp.Errors[0].What))
 	}
 	return false, nil
 }
