@@ -269,6 +269,14 @@ func (c *Controller) sweepNames(ctx context.Context, keep []sandbox.ID) error {
 	return c.o.Files.Sweep(ctx, keep)
 }
 
+// setGateway says where a network is asked about. A resolver without the ability is asked in sandboxes only.
+func (c *Controller) setGateway(ctx context.Context, ns sandbox.Namespace, g resolver.Gateway) error {
+	if r, able := c.o.Resolver.(resolver.Gateways); able {
+		return r.SetGateway(ctx, ns, g)
+	}
+	return nil
+}
+
 // EndpointInfo is what a driver tells of an endpoint beside its record; nil without the ability, or when the driver fails.
 func (c *Controller) EndpointInfo(ctx context.Context, n netdriver.Network, e endpoint.Info) map[string]any {
 	d, err := c.driver(ctx, n.Driver)

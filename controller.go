@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"github.com/sealane/sealane/firewall"
 	"github.com/sealane/sealane/sandbox"
@@ -30,6 +31,7 @@ type Controller struct {
 	places    places
 	redirects redirects
 	linked    linked
+	zonesTold atomic.Bool // the resolver knows all names since the start
 	withdrawn withdrawals
 	memory    memory
 	cluster   cluster

@@ -55,6 +55,11 @@ func (c *Controller) tryNetwork(ctx context.Context, n netdriver.Network, owner 
 			return err
 		}
 	}
+	if !up { // its sockets would keep a namespace of its own
+		if err := c.nameGateway(ctx, n, netdriver.Plan{}); err != nil {
+			return err
+		}
+	}
 	have, err := c.networkHas(ctx, seen, owner, held.Plan, want)
 	if err != nil {
 		return err
@@ -67,6 +72,7 @@ func (c *Controller) tryNetwork(ctx context.Context, n netdriver.Network, owner 
 	}
 	c.tellSettings(held.Plan, want)
 	if up {
+		c.nameAtGateway(ctx, n, want)
 		return nil
 	}
 	if err := c.removePlaces(ctx, held.Plan); err != nil {

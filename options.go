@@ -31,10 +31,13 @@ type Options struct {
 	Firewalls firewall.Opener   // nil: no firewall
 	Resolver  resolver.Resolver // nil: no names, as without Firewalls, which lead to it
 	Files     resolver.Files    // nil: sandboxes have no hosts, hostname and resolv.conf of ours
-	Host      string            // id of this host, the same at each start; required with Cluster
-	Hostname  string            // its name, shown to other hosts
-	Advertise netip.Addr        // where tunnels of other hosts end; zero: no network reaches from host to host
-	HostLost  time.Duration     // after which an unreachable host's endpoints are freed; 0: never
+	// AtGateways has a Resolver that is able (resolver.Gateways) answer at the gateway addresses of networks too, for containers whose
+	// resolv.conf somebody else writes.
+	AtGateways bool
+	Host       string        // id of this host, the same at each start; required with Cluster
+	Hostname   string        // its name, shown to other hosts
+	Advertise  netip.Addr    // where tunnels of other hosts end; zero: no network reaches from host to host
+	HostLost   time.Duration // after which an unreachable host's endpoints are freed; 0: never
 	// Quarantined says that a store was lost and replaced by an empty one: nothing is swept, and what runs without a record is taken
 	// over as it is, as sandboxes whose Info says Unknown.
 	Quarantined bool

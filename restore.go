@@ -37,6 +37,9 @@ func (c *Controller) restore(ctx context.Context) error {
 	if err := c.restoreNames(ctx); err != nil {
 		return err
 	}
+	if err := c.restoreGateways(ctx, networks); err != nil {
+		return err
+	}
 	if err := c.restoreSandboxes(ctx, seen); err != nil {
 		return err
 	}

@@ -22,6 +22,20 @@ func (e Info) DNSNames(s sandbox.Info) []string {
 	return kept
 }
 
+// Called is what an endpoint's addresses are called: its name or, where nobody gave it one and that is the beginning of its id, the first of
+// its aliases that is a name.
+func (p Published) Called() string {
+	if p.Name != "" && !strings.HasPrefix(string(p.ID), p.Name) {
+		return p.Name
+	}
+	for _, a := range p.Aliases {
+		if sandbox.CheckDomain(a) == nil {
+			return a
+		}
+	}
+	return p.Name
+}
+
 // CheckAlias refuses, as InvalidArgument, what is none of NAME, *.NAME (all below NAME that have no name of their own) and NAME=TARGET (a
 // name that is another's).
 func CheckAlias(alias string) error {

@@ -22,6 +22,19 @@ func TestDNSNames(t *testing.T) {
 	}
 }
 
+func TestCalled(t *testing.T) {
+	for want, p := range map[string]endpoint.Published{
+		"web":  {ID: "0123", Name: "web", Aliases: []string{"www"}},
+		"www":  {ID: "0123", Name: "012", Aliases: []string{"*.apps", "old=www", "www", "w3"}},
+		"0123": {ID: "0123456", Name: "0123", Aliases: []string{"*.apps"}},
+		"w3":   {ID: "0123", Aliases: []string{"w3"}},
+	} {
+		if got := p.Called(); got != want {
+			t.Errorf("%+v is called %q, want %q", p, got, want)
+		}
+	}
+}
+
 func TestCheckAlias(t *testing.T) {
 	for _, alias := range []string{"web", "web.example.org", "_tcp", "*.apps", "*.apps.example.org", "old=web", "*.old=web.example.org."} {
 		if err := endpoint.CheckAlias(alias); err != nil {

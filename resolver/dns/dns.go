@@ -6,6 +6,7 @@
 //
 //	zone.go, wire.go       names of a network, and answers from prepared bytes
 //	local.go               the other answers about our own names
+//	gateway.go, listen.go  where others than sandboxes ask
 //	engine.go, tcp.go      sockets
 //	forward.go, group.go, server.go, cache.go, queue.go   other people's names
 package dns
@@ -66,14 +67,16 @@ type Resolver struct {
 var _ interface {
 	resolver.Resolver
 	resolver.Sweeper
+	resolver.Gateways
 } = (*Resolver)(nil)
 
-// box is who asks at one pair of sockets: a sandbox, or the users of a listener. What Set replaces is guarded by the Resolver's lock.
+// box is who asks at one pair of sockets: a sandbox, the users of a listener, or who is on a network. What Set replaces is guarded by the Resolver's lock.
 type box struct {
 	cookie   uint64
 	port     uint16
-	udp, tcp int   // descriptors
-	turn     *turn // its share of the queue
+	link     string // to which its sockets are bound when they are opened; "": to none
+	udp, tcp int    // descriptors
+	turn     *turn  // its share of the queue
 	conns    connections
 
 	zones   []endpoint.NetworkID
@@ -227,6 +230,11 @@ func (r *Resolver) Remove(ctx context.Context, id sandbox.ID) error {
 	}
 	r.setting.Lock()
 	defer r.setting.Unlock()
+	return r.remove(id)
+}
+
+// remove ends the answers of a box. setting is held.
+func (r *Resolver) remove(id sandbox.ID) error {
 	r.mu.Lock()
 	b := r.boxes[id]
 	delete(r.boxes, id)
@@ -243,7 +251,7 @@ func (r *Resolver) Remove(ctx context.Context, id sandbox.ID) error {
 		err = errors.Join(err, r.options.Keeper.Drop(string(id)))
 	}
 	if err != nil {
-		return fmt.Errorf("end the resolver of sandbox %.12s: %w", id, err)
+		return fmt.Errorf("end the resolver of %.80s: %w", id, err)
 	}
 	return nil
 }

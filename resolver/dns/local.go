@@ -238,9 +238,9 @@ func (r *Resolver) service(b *box, asked dns.Question, m *dns.Msg) bool {
 			}
 			found = true
 			if asked.Qtype == dns.TypeSRV || asked.Qtype == dns.TypeANY {
-				target := p.Name + "." + zones[i].name + "."
+				target := p.Called() + "." + zones[i].name + "."
 				m.Answer = append(m.Answer, &dns.SRV{Hdr: head(asked.Name, dns.TypeSRV), Port: port, Target: target})
-				if own := zones[i].names[keyOf(p.Name)]; own != nil {
+				if own := zones[i].names[keyOf(p.Called())]; own != nil {
 					m.Extra = append(m.Extra, records(b, target, dns.TypeANY, []*entry{own})...)
 				}
 			}

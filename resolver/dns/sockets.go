@@ -98,11 +98,11 @@ func (b *box) listen(at netip.AddrPort) error {
 }
 
 func (b *box) tryListen(at netip.AddrPort) (err error) {
-	if b.udp, err = bound(at, unix.SOCK_DGRAM); err != nil {
+	if b.udp, err = bound(at, b.link, unix.SOCK_DGRAM); err != nil {
 		return err
 	}
 	if err = b.findPort(); err == nil {
-		b.tcp, err = bound(netip.AddrPortFrom(at.Addr(), b.port), unix.SOCK_STREAM)
+		b.tcp, err = bound(netip.AddrPortFrom(at.Addr(), b.port), b.link, unix.SOCK_STREAM)
 	}
 	if err != nil {
 		return errors.Join(err, closeAll([]int{b.udp}))
@@ -110,8 +110,9 @@ func (b *box) tryListen(at netip.AddrPort) (err error) {
 	return nil
 }
 
-// bound makes a socket that listens. The loopback of a namespace may still be down: its address is bound all the same.
-func bound(at netip.AddrPort, typ int) (int, error) {
+// bound makes a socket that listens, to what comes through a link if one is named. The loopback of a namespace may still be down: its address
+// is bound all the same.
+func bound(at netip.AddrPort, link string, typ int) (int, error) {
 	const backlog = 128
 	family, to := unix.AF_INET, unix.Sockaddr(nil)
 	if a := at.Addr(); a.Is4() {
@@ -124,6 +125,9 @@ func bound(at netip.AddrPort, typ int) (int, error) {
 		return -1, err
 	}
 	err = unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_FREEBIND, 1)
+	if err == nil && link != "" {
+		err = unix.BindToDevice(fd, link)
+	}
 	if err == nil && typ == unix.SOCK_STREAM { // connections that ended keep their port for a minute
 		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 	}

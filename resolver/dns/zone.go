@@ -116,7 +116,7 @@ func (z *zone) put(p endpoint.Published) {
 		}
 	}
 	for _, a := range p.Addresses {
-		z.addrs[a.Addr()] = append(z.addrs[a.Addr()], p.Name)
+		z.addrs[a.Addr()] = append(z.addrs[a.Addr()], p.Called())
 	}
 }
 
@@ -138,7 +138,7 @@ func (z *zone) drop(id endpoint.ID) {
 	}
 	for _, a := range p.Addresses {
 		names := z.addrs[a.Addr()]
-		if i := slices.Index(names, p.Name); i >= 0 {
+		if i := slices.Index(names, p.Called()); i >= 0 {
 			names = slices.Delete(names, i, i+1)
 		}
 		if z.addrs[a.Addr()] = names; len(names) == 0 {

@@ -224,7 +224,7 @@ func (f *Fake) reverse(v resolver.View, name string) (answers []string) {
 		for _, p := range z.names {
 			for _, a := range p.Addresses {
 				if a.Addr().String() == name && len(answers) == 0 {
-					answers = []string{p.Name + "." + z.name + "."}
+					answers = []string{p.Called() + "." + z.name + "."}
 				}
 			}
 		}
