@@ -1,24 +1,32 @@
 package docker
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
 )
 
-// Engine is asked what it knows of the networks of one driver.
+// Engine is asked what it knows of the networks of one driver, and of who is on them.
 type Engine interface {
 	Networks(ctx context.Context, driver string) ([]EngineNetwork, error)
+	// Container is what one container is called; NotFound when there is none.
+	Container(ctx context.Context, id string) (EngineContainer, error)
+	// Changes yields the id of each container whose names on networks of a driver may be others now, until ctx ends or it fails. First
+	// it yields "": what changed before that is not told, what changes after it is.
+	Changes(ctx context.Context, driver string) iter.Seq2[string, error]
 }
 
 // EngineNetwork is a network as an engine lists it.
@@ -34,6 +42,18 @@ type EngineEndpoint struct {
 	Addresses []netip.Addr
 }
 
+// EngineContainer is a container as an engine describes it.
+type EngineContainer struct {
+	Ends []EngineEnd // of networks, if it runs
+}
+
+// EngineEnd is where a container is on a network, by the engine's ids, and what it is called there: its name first, then aliases, the
+// beginning of its id, its hostname. None of it need be a name that DNS allows.
+type EngineEnd struct {
+	Network, Endpoint string
+	Names             []string
+}
+
 // NewEngine asks the engine at a URL like DOCKER_HOST's: unix:///run/docker.sock, the one that is meant by "".
 func NewEngine(host string) (Engine, error) {
 	if host == "" {
@@ -46,10 +66,13 @@ func NewEngine(host string) (Engine, error) {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", path)
 	}
-	return engine{&http.Client{Transport: &http.Transport{DialContext: dial}, Timeout: 30 * time.Second}}, nil
+	const patience = 30 * time.Second
+	transport := &http.Transport{DialContext: dial, ResponseHeaderTimeout: patience}
+	return engine{&http.Client{Transport: transport, Timeout: patience}, &http.Client{Transport: transport}}, nil
 }
 
-type engine struct{ client *http.Client }
+// engine is one over HTTP: a few calls of its API, for which its own client would be a hundred packages.
+type engine struct{ client, stream *http.Client }
 
 func (e engine) Networks(ctx context.Context, driver string) ([]EngineNetwork, error) {
 	filter, _ := json.Marshal(map[string][]string{"driver": {driver}}) // strings
@@ -75,27 +98,118 @@ func (e engine) Networks(ctx context.Context, driver string) ([]EngineNetwork, e
 // get reads one answer of the engine's.
 func (e engine) get(ctx context.Context, path string, into any) error {
 	const longest = 64 << 20
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker"+path, nil)
+	body, err := ask(ctx, e.client, path)
 	if err != nil {
 		return err
 	}
-	reply, err := e.client.Do(r)
-	if err != nil {
-		return fmt.Errorf("ask the engine: %w: %w", errdefs.ErrUnavailable, err)
-	}
-	defer reply.Body.Close()
-	switch reply.StatusCode {
-	case http.StatusOK:
-	case http.StatusNotFound:
-		return fmt.Errorf("ask the engine: %s: %w", path, errdefs.ErrNotFound)
-	default:
-		text, _ := io.ReadAll(io.LimitReader(reply.Body, 1024))
-		return fmt.Errorf("ask the engine: %s: %s: %w: %s", path, reply.Status, errdefs.ErrUnavailable, text)
-	}
-	if err := json.NewDecoder(io.LimitReader(reply.Body, longest)).Decode(into); err != nil && !errors.Is(err, io.EOF) {
+	defer body.Close()
+	if err := json.NewDecoder(io.LimitReader(body, longest)).Decode(into); err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("ask the engine: %s: %w", path, err)
 	}
 	return nil
+}
+
+// ask begins to read an answer.
+func ask(ctx context.Context, client *http.Client, path string) (io.ReadCloser, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker"+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	reply, err := client.Do(r)
+	if err != nil {
+		return nil, fmt.Errorf("ask the engine: %w: %w", errdefs.ErrUnavailable, err)
+	}
+	switch reply.StatusCode {
+	case http.StatusOK:
+		return reply.Body, nil
+	case http.StatusNotFound:
+		reply.Body.Close()
+		return nil, fmt.Errorf("ask the engine: %s: %w", path, errdefs.ErrNotFound)
+	}
+	defer reply.Body.Close()
+	text, _ := io.ReadAll(io.LimitReader(reply.Body, 1024))
+	return nil, fmt.Errorf("ask the engine: %s: %s: %w: %s", path, reply.Status, errdefs.ErrUnavailable, text)
+}
+
+func (e engine) Container(ctx context.Context, id string) (EngineContainer, error) {
+	var c engineContainer
+	err := e.get(ctx, "/containers/"+url.PathEscape(id)+"/json", &c)
+	return c.read(), err
+}
+
+// engineContainer is GET /containers/ID/json.
+type engineContainer struct {
+	Id, Name        string
+	Config          struct{ Hostname, Domainname string }
+	NetworkSettings struct {
+		Networks map[string]struct {
+			NetworkID, EndpointID string
+			Aliases, DNSNames     []string
+		}
+	}
+}
+
+func (c engineContainer) read() (out EngineContainer) {
+	const short = 12
+	host := []string{c.Id[:min(short, len(c.Id))], c.Config.Hostname}
+	if c.Config.Domainname != "" {
+		host = append(host, c.Config.Hostname+"."+c.Config.Domainname)
+	}
+	for _, n := range c.NetworkSettings.Networks {
+		if n.EndpointID != "" {
+			names := slices.Concat([]string{strings.TrimPrefix(c.Name, "/")}, n.Aliases, n.DNSNames, host)
+			out.Ends = append(out.Ends, EngineEnd{Network: n.NetworkID, Endpoint: n.EndpointID, Names: names})
+		}
+	}
+	return out
+}
+
+// Changes asks for events since before it was called: an engine answers before it begins to listen to itself.
+func (e engine) Changes(ctx context.Context, driver string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		const longest = 1 << 20
+		now := time.Now()
+		filter, _ := json.Marshal(map[string][]string{"type": {"network", "container"}, "event": {"connect", "rename"}}) // strings
+		body, err := ask(ctx, e.stream, fmt.Sprintf("/events?since=%d.%09d&filters=%s", now.Unix(), now.Nanosecond(), url.QueryEscape(string(filter))))
+		if err != nil {
+			yield("", err)
+			return
+		}
+		defer body.Close()
+		if !yield("", nil) {
+			return
+		}
+		lines := bufio.NewScanner(body)
+		lines.Buffer(nil, longest)
+		for lines.Scan() {
+			if id := changed(lines.Bytes(), driver); id != "" && !yield(id, nil) {
+				return
+			}
+		}
+		if err = lines.Err(); err == nil {
+			err = io.ErrUnexpectedEOF
+		}
+		yield("", fmt.Errorf("listen to the engine: %w: %w", errdefs.ErrUnavailable, err))
+	}
+}
+
+// changed is the container that an event is about; "" for one about something else.
+func changed(event []byte, driver string) string {
+	var e struct {
+		Type, Action string
+		Actor        struct {
+			ID         string
+			Attributes map[string]string
+		}
+	}
+	switch err := json.Unmarshal(event, &e); {
+	case err != nil:
+	case e.Type == "container" && e.Action == "rename":
+		return e.Actor.ID
+	case e.Type == "network" && e.Action == "connect" && e.Actor.Attributes["type"] == driver:
+		return e.Actor.Attributes["container"]
+	}
+	return ""
 }
 
 // engineNetwork is GET /networks/ID.

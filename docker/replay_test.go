@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"iter"
 	"net"
 	"net/http"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sealane/sealane"
@@ -46,6 +48,14 @@ func (l *list) Networks(context.Context, string) ([]docker.EngineNetwork, error)
 	return l.networks, nil
 }
 
+func (l *list) Container(context.Context, string) (docker.EngineContainer, error) {
+	return docker.EngineContainer{}, errdefs.ErrNotFound
+}
+
+func (l *list) Changes(context.Context, string) iter.Seq2[string, error] {
+	return func(func(string, error) bool) {}
+}
+
 func newEngine(t *testing.T, o docker.Options) *engine {
 	t.Helper()
 	addresses, err := pool.New(pool.Options{HostID: "test"})
@@ -53,7 +63,10 @@ func newEngine(t *testing.T, o docker.Options) *engine {
 		t.Fatal(err)
 	}
 	e := &engine{t: t, kernel: sandboxtest.NewFake(), knows: &list{}}
-	o.Name, o.Run, o.Root, o.Engine = "sealane", datastore.NewMemory(), datastore.NewMemory(), e.knows
+	o.Name, o.Run, o.Root = "sealane", datastore.NewMemory(), datastore.NewMemory()
+	if o.Engine == nil {
+		o.Engine = e.knows
+	}
 	if e.ctl, err = sealane.New(t.Context(), sealane.Options{Run: o.Run, Root: o.Root, Spaces: e.kernel, Firewalls: &firewalltest.Fake{},
 		Drivers: drivers.All(), IPAM: map[string]ipam.Driver{"default": addresses}}); err != nil {
 		t.Fatal(err)

@@ -268,7 +268,7 @@ func (d *daemon) openResolver(context.Context) error {
 			return fmt.Errorf("--dns-listen %s: %w", l, err)
 		}
 	}
-	d.options.Resolver = names
+	d.options.Resolver, d.options.AtGateways = names, d.names
 	return nil
 }
 

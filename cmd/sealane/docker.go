@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -82,16 +83,20 @@ func (d *daemon) servePlugin(ctx context.Context, l net.Listener, p *docker.Plug
 		d.log.Warn("an engine's wish is refused", "verb", verb, "error", err)
 	})
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	swept, ended := make(chan struct{}), make(chan error, 1)
+	ended := make(chan error, 1)
+	var asking sync.WaitGroup // the engine
 	go func() { ended <- server.Serve(l) }()
-	go func() { defer close(swept); p.Sweep(ctx) }()
+	asking.Go(func() { p.Sweep(ctx) })
+	if d.names {
+		asking.Go(func() { p.FollowNames(ctx) })
+	}
 	d.closing(func() error {
 		stop()
 		err := l.Close()
 		if err := <-ended; !errors.Is(err, net.ErrClosed) {
 			d.log.Warn("a plugin's socket was not served any more", "error", err)
 		}
-		<-swept
+		asking.Wait()
 		patience, cancel := context.WithTimeout(context.Background(), grace)
 		defer cancel()
 		return errors.Join(err, server.Close(patience))

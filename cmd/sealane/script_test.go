@@ -27,7 +27,7 @@ import (
 
 // The test binary is sealane too, and two ends of a connection for what runs in sandboxes.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"sealane": main, "greet": greet, "fetch": fetch, "box-says": boxSays, "no-links-of-ours": noLinks})
+	testscript.Main(m, map[string]func(){"sealane": main, "greet": greet, "fetch": fetch, "box-says": boxSays, "no-links-of-ours": noLinks, "asked": asked})
 }
 
 // greet PORT NAME [ADDRESS] listens on a TCP port, of one address or all, and says hello with its name to everybody.
@@ -161,7 +161,7 @@ func serveScript(ts *testscript.TestScript, neg bool, args []string) {
 	log, err := os.OpenFile(ts.MkAbs(d+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	ts.Check(err)
 	p := &process{cmd: exec.Command("sealane", args...), ended: make(chan error, 1)}
-	p.cmd.Env = []string{"PATH=" + ts.Getenv("PATH"), "NOTIFY_SOCKET=" + ts.Getenv("NOTIFY_SOCKET"), "GORACE=" + ts.Getenv("GORACE")}
+	p.cmd.Env = []string{"PATH=" + ts.Getenv("PATH"), "DOCKER_HOST=" + ts.Getenv("DOCKER_HOST"), "NOTIFY_SOCKET=" + ts.Getenv("NOTIFY_SOCKET"), "GORACE=" + ts.Getenv("GORACE")}
 	p.cmd.Dir = ts.MkAbs(".")
 	says, err := p.cmd.StderrPipe()
 	ts.Check(err)

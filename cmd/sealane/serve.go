@@ -27,6 +27,7 @@ type settings struct {
 	config    string
 	plugins   string
 	docker    bool
+	names     bool // of the engine's containers
 	listeners []string
 }
 
@@ -61,10 +62,12 @@ running when the daemon ends, and is taken over by the next one.`,
 	flags.StringVar(&s.instance, "instance", "", "name that marks what is ours in this network namespace (the one kept in --root, at first sealane)")
 	flags.StringVar(&s.plugins, "plugin-dir", "", "directory of Docker plugins' sockets and spec files (/run/docker/plugins, then /etc and /usr/lib/docker/plugins)")
 	flags.BoolVar(&s.docker, "docker", false, "be a plugin of the Docker engine on this host: docker network create -d sealane --ipam-driver sealane NAME")
+	flags.BoolVar(&s.names, "docker-names", false,
+		"with --docker: learn the containers' names from the engine, and answer them at the gateway of each network: docker run --dns GATEWAY")
 	flags.StringArrayVar(&s.listeners, "dns-listen", nil,
 		"answer names at an address of the host too, as 127.0.0.1:5300 or, for others, 192.0.2.1:53=NETWORK,NETWORK; may be repeated")
 	flags.StringVar(&s.config, "config", "", "file of flags in TOML ("+configFile+")")
-	laterFlags(flags, []string{"metrics"}, []string{"docker-names"})
+	laterFlags(flags, []string{"metrics"}, nil)
 	return cmd
 }
 
@@ -80,6 +83,9 @@ func (s settings) check() error {
 	}
 	if _, err := s.store.parse(); err != nil {
 		return err
+	}
+	if s.names && (!s.docker || s.firewall == "none") {
+		return fmt.Errorf("--docker-names: %w: it is for --docker, and not for --firewall none, which leaves no resolver", errdefs.ErrInvalidArgument)
 	}
 	switch s.firewall {
 	case "auto", "nftables", "none":
