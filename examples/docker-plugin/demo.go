@@ -62,11 +62,15 @@ func demo(ctx context.Context, one, two *host) error {
 			return err
 		}
 	}
-	fmt.Println("\nA web server on each, the first with a published port:")
-	if _, err := one.says(ctx, "docker run -d --name web --network blue -p 8080:80 box httpd -f -h /www"); err != nil {
+	gateway, err := one.says(ctx, "docker network inspect --format '{{range .IPAM.Config}}{{.Gateway}}{{end}}' blue")
+	if err != nil {
 		return err
 	}
-	if _, err := two.says(ctx, "docker run -d --name web2 --network blue box httpd -f -h /www"); err != nil {
+	fmt.Println("\nA web server on each, the first with a published port. Names of both hosts are known at the network's gateway:")
+	if _, err := one.says(ctx, "docker run -d --name web --network blue --dns "+gateway+" -p 8080:80 box httpd -f -h /www"); err != nil {
+		return err
+	}
+	if _, err := two.says(ctx, "docker run -d --name web2 --network blue --dns "+gateway+" box httpd -f -h /www"); err != nil {
 		return err
 	}
 	first, err := one.says(ctx, "docker inspect --format {{.NetworkSettings.Networks.blue.IPAddress}} web")
@@ -80,11 +84,20 @@ func demo(ctx context.Context, one, two *host) error {
 	if first == second {
 		return fmt.Errorf("both containers have %s", first)
 	}
-	fmt.Println("\nThey reach each other, both ways, and the port is open to the other host:")
+	for container, on := range map[string]*host{"web": one, "web2": two} {
+		if err := on.finds(ctx, container, map[string]string{"web": "web2", "web2": "web"}[container]); err != nil {
+			return err
+		}
+	}
+	fmt.Println("\nThey reach each other, both ways, by name and by address, and the port is open to the other host:")
 	for _, try := range []struct {
 		on              *host
 		command, expect string
 	}{
+		{two, "docker exec web2 ping -c 1 -W 2 web", " 0% packet loss"},
+		{two, "docker exec web2 wget -q -O - http://web/", one.page()},
+		{one, "docker exec web ping -c 1 -W 2 web2", " 0% packet loss"},
+		{one, "docker exec web wget -q -O - http://web2/", two.page()},
 		{two, "docker exec web2 ping -c 1 -W 2 " + first, " 0% packet loss"},
 		{two, "docker exec web2 wget -q -O - http://" + first + "/", one.page()},
 		{one, "docker exec web wget -q -O - http://" + second + "/", two.page()},
@@ -109,6 +122,9 @@ func demo(ctx context.Context, one, two *host) error {
 		}
 	}
 	if err := two.expects(ctx, "docker run --rm --network blue box wget -q -O - http://"+first+"/", one.page()); err != nil {
+		return err
+	}
+	if err := two.expects(ctx, "docker exec web2 wget -q -O - http://web/", one.page()); err != nil {
 		return err
 	}
 	return clean(ctx, one, two)

@@ -209,9 +209,9 @@ func (h *host) startPlugin(ctx context.Context, store string) (err error) {
 	if err := os.Remove(h.dir + "/run/api.sock"); err != nil && !errors.Is(err, os.ErrNotExist) { // of one that was killed
 		return err
 	}
-	h.prompt("sealane serve --docker --store " + store + " --advertise " + h.address)
-	h.plugin, err = h.start("sealane", h.tools.sealane, "--run", h.dir+"/run", "serve", "--root", h.dir+"/root", "--docker", "--store", store,
-		"--advertise", h.address)
+	h.prompt("sealane serve --docker --docker-names --store " + store + " --advertise " + h.address)
+	h.plugin, err = h.start("sealane", h.tools.sealane, "--run", h.dir+"/run", "serve", "--root", h.dir+"/root", "--docker", "--docker-names",
+		"--store", store, "--advertise", h.address)
 	if err != nil {
 		return err
 	}
@@ -265,11 +265,11 @@ func (h *host) prompt(command string) { fmt.Printf("%s$ %s\n", h.name, command) 
 // says runs a command on the host as a user would type it, and prints what it says.
 func (h *host) says(ctx context.Context, command string) (string, error) {
 	h.prompt(command)
-	args := strings.Fields(command)
-	if args[0] == "sealane" {
-		args = append([]string{h.tools.sealane, "--run", h.dir + "/run"}, args[1:]...)
+	typed := command
+	if rest, ours := strings.CutPrefix(command, "sealane "); ours {
+		typed = h.tools.sealane + " --run " + h.dir + "/run " + rest
 	}
-	out, err := h.in(ctx, args...).CombinedOutput()
+	out, err := h.in(ctx, "sh", "-c", typed).CombinedOutput()
 	fmt.Printf("%s", out)
 	if err != nil {
 		return "", fmt.Errorf("host %s: %s: %w: %s", h.name, command, err, out)
@@ -283,6 +283,11 @@ func (h *host) expects(ctx context.Context, command, want string) error {
 		err = fmt.Errorf("host %s: %s: want %q", h.name, command, want)
 	}
 	return err
+}
+
+// finds waits until a container finds another by name: names come from the engine, and to the other host, a moment after the container.
+func (h *host) finds(ctx context.Context, container, name string) error {
+	return h.until(ctx, "sealane", func() error { return h.quietly(ctx, "docker", "exec", container, "ping", "-c", "1", "-W", "2", name) })
 }
 
 // end stops what runs on the host, the engine's containers first, and the host with it.
