@@ -84,6 +84,17 @@ func demo(ctx context.Context, one, two *host) error {
 	if first == second {
 		return fmt.Errorf("both containers have %s", first)
 	}
+	if err := talk(ctx, one, two, first, second); err != nil {
+		return err
+	}
+	if err := killed(ctx, one, two, first, second); err != nil {
+		return err
+	}
+	return clean(ctx, one, two)
+}
+
+// talk shows that both containers, which are at these addresses, reach each other.
+func talk(ctx context.Context, one, two *host, first, second string) error {
 	for container, on := range map[string]*host{"web": one, "web2": two} {
 		if err := on.finds(ctx, container, map[string]string{"web": "web2", "web2": "web"}[container]); err != nil {
 			return err
@@ -107,6 +118,11 @@ func demo(ctx context.Context, one, two *host) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// killed shows that what runs needs no daemon, and that one that comes takes it over.
+func killed(ctx context.Context, one, two *host, first, second string) error {
 	fmt.Println("\nsealane is killed on both hosts, and started again: what runs goes on.")
 	for _, h := range []*host{one, two} {
 		if err := h.stop(h.plugin, os.Kill); err != nil {
@@ -124,10 +140,7 @@ func demo(ctx context.Context, one, two *host) error {
 	if err := two.expects(ctx, "docker run --rm --network blue box wget -q -O - http://"+first+"/", one.page()); err != nil {
 		return err
 	}
-	if err := two.expects(ctx, "docker exec web2 wget -q -O - http://web/", one.page()); err != nil {
-		return err
-	}
-	return clean(ctx, one, two)
+	return two.expects(ctx, "docker exec web2 wget -q -O - http://web/", one.page())
 }
 
 // clean takes everything away: the network goes with the last engine that has joined it.
