@@ -44,6 +44,7 @@ func noticeTable(host string) datastore.Table[bool] {
 type claimedPool struct {
 	Pool    ipam.Pool
 	Network endpoint.NetworkID
+	Apart   bool // another network that keeps apart may have it too
 }
 
 func claimTable(space string) datastore.Table[claimedPool] {

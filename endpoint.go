@@ -353,6 +353,24 @@ func (e *endpointHandle) join(ctx context.Context, into sandbox.ID) error {
 	return err
 }
 
+// reachesTwice refuses a network that keeps apart and has a subnet which the sandbox reaches by another of its networks already.
+func (v *content) reachesTwice(n netdriver.Network) error {
+	for _, m := range v.members {
+		if m.on == n.ID || !m.wanted(v) || n.Space == "" && m.network.Space == "" {
+			continue
+		}
+		for _, mine := range n.Subnets {
+			for _, theirs := range m.network.Subnets {
+				if mine.Pool.Subnet.Overlaps(theirs.Pool.Subnet) {
+					return fmt.Errorf("%w: subnet %s of network %s overlaps %s of network %s, on which it is: no sandbox can be on both",
+						errdefs.ErrFailedPrecondition, mine.Pool.Subnet, n.Name, theirs.Pool.Subnet, m.network.Name)
+				}
+			}
+		}
+	}
+	return nil
+}
+
 // enterSandbox asks the driver that acts, and converges the sandbox with the endpoint in it.
 func (e *endpointHandle) enterSandbox(ctx context.Context, n netdriver.Network, info endpoint.Info, s sandbox.Info) error {
 	if e.c.mender.doubts(sandboxOwner(s.ID)) { // what an earlier call left undone may have the interface's name still
@@ -370,6 +388,9 @@ func (e *endpointHandle) enterSandbox(ctx context.Context, n netdriver.Network, 
 			return fmt.Errorf("%w: the sandbox is being deleted", errdefs.ErrFailedPrecondition)
 		}
 		others = slices.Clone(v.members)
+		if err := v.reachesTwice(n); err != nil {
+			return err
+		}
 		m := v.member(info.ID)
 		if m == nil {
 			m = v.add(info, n)

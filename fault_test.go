@@ -291,8 +291,8 @@ func script(driver, path string) []op {
 	creates := func(n int, name string) op {
 		return op{"create network " + name, func(m *machine) error {
 			s := sealane.NetworkSpec{ID: endpoint.NetworkID(id(n)), Name: name, Driver: driver, IPv6: true}
-			if m.shared != nil { // IPv6 has no predefined subnets that hosts share
-				s.Scope, s.IPv6 = netdriver.Global, false
+			if m.shared != nil {
+				s.Scope = netdriver.Global
 			}
 			_, err := m.CreateNetwork(ctx, s)
 			return err

@@ -3,6 +3,7 @@ package sealane_test
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"maps"
@@ -371,6 +372,112 @@ func TestSecondHostOfAnIDIsRefused(t *testing.T) {
 	a.die()
 	if err := clone.start(); err != nil {
 		t.Errorf("when the first is gone: %v", err)
+	}
+}
+
+// Overlay networks keep apart: a subnet that is named may be two networks' at once, each with its own addresses on every host. One that is
+// chosen is nobody else's, and no sandbox can be on both.
+func TestSameSubnetTwice(t *testing.T) { sameSubnetTwice(t, newCluster(t, 2)) }
+
+func sameSubnetTwice(t *testing.T, hosts []*member) {
+	a, b := hosts[0], hosts[1]
+	ctx := t.Context()
+	make := func(h *member, name, driver string, subnets ...string) (netdriver.Network, error) {
+		n, err := h.CreateNetwork(ctx, sealane.NetworkSpec{Name: name, Driver: driver, Scope: netdriver.Global, IPAM: ipamOf(subnets...)})
+		if err != nil {
+			return netdriver.Network{}, err
+		}
+		return n.Info(ctx)
+	}
+	for h, names := range map[*member][]string{a: {"blue", "green"}, b: {"red"}} {
+		for _, name := range names {
+			if _, err := make(h, name, "overlay", "10.9.0.0/24"); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+		}
+	}
+	if _, err := make(a, "near", "bridge", "10.9.0.128/25"); !errdefs.IsAlreadyExists(err) {
+		t.Errorf("a network that does not keep apart: %v", err)
+	}
+	chosen, err := make(b, "chosen", "overlay")
+	if err != nil || chosen.Subnets[0].Pool.Subnet.Overlaps(prefix("10.9.0.0/24")) {
+		t.Errorf("chosen: %v, %v", chosen.Subnets, err)
+	}
+	for _, h := range hosts {
+		for _, name := range []string{"blue", "red", "green"} {
+			h.mustAttach(name, h.id+name)
+		}
+	}
+	for _, name := range []string{"blue", "red", "green"} {
+		if on := []string{a.addressOf(name, "h1"+name), a.addressOf(name, "h2"+name)}; on[0] != "10.9.0.2" && on[1] != "10.9.0.2" || on[0] == on[1] {
+			t.Errorf("%s gives %v", name, on)
+		}
+		a.seesPeers(name, "h2"+name+"@192.0.2.2 "+a.addressOf(name, "h2"+name))
+	}
+	again := b.mustAttach("blue", "named", a.addressOf("red", "h1red")[:len("10.9.0.")]+"77")
+	if _, err := a.attach("blue", "named2", again.Addresses[0].Addr().String()); !errdefs.IsAlreadyExists(err) {
+		t.Errorf("an address of one network twice: %v", err)
+	}
+	a.mustAttach("red", "named2", again.Addresses[0].Addr().String())
+	box := must(a.Sandbox(ctx, "h1blue"))
+	ep, err := a.on("red").CreateEndpoint(ctx, endpoint.Spec{Name: "both", For: box.ID()})
+	if err == nil {
+		err = errors.Join(ep.Join(ctx, box), ep.Delete(ctx))
+	}
+	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "blue") {
+		t.Errorf("a sandbox on both: %v", err)
+	}
+	a.reboot() // and everything of it goes
+	for _, name := range []string{"h2blue", "h2red", "h2green", "named"} {
+		b.detach(name)
+	}
+	for _, name := range []string{"blue", "red", "green", "chosen"} {
+		if err := b.on(name).Delete(ctx); err != nil {
+			t.Error(err)
+		}
+	}
+	if left := dump(t, a.link, "net", "name/net", "vni", "pool/default", "hostnet/h1", "hostnet/h2"); len(left) > 0 {
+		t.Errorf("left in the store: %v", left)
+	}
+}
+
+// A network with IPv6 that names no subnet is given a unique local /64, which no other network has.
+func TestChosenIPv6(t *testing.T) { chosenIPv6(t, newCluster(t, 3)) }
+
+func chosenIPv6(t *testing.T, hosts []*member) {
+	const each = 8
+	seen := map[netip.Prefix]string{}
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	for _, h := range hosts {
+		all.Go(func() {
+			for i := range each {
+				name := fmt.Sprint(h.id, "-", i)
+				n, err := h.CreateNetwork(t.Context(), sealane.NetworkSpec{Name: name, Driver: "overlay", IPv6: true, NoIPv4: i%2 == 0})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				info := must(n.Info(t.Context()))
+				mu.Lock()
+				for _, sub := range info.Subnets {
+					p := sub.Pool.Subnet
+					if other := seen[p]; other != "" || p.Addr().Is6() && (p.Bits() != 64 || !prefix("fd00::/8").Contains(p.Addr())) {
+						t.Errorf("%s has %s, and so has %q", name, p, other)
+					}
+					seen[p] = name
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	all.Wait()
+	if want := len(hosts) * each * 3 / 2; len(seen) != want {
+		t.Errorf("%d subnets, want %d", len(seen), want)
+	}
+	one, two := hosts[0].mustAttach("h3-1", "one"), hosts[1].mustAttach("h3-1", "two")
+	if len(one.Addresses) != 2 || len(two.Addresses) != 2 || one.Addresses[1] == two.Addresses[1] || !one.Addresses[1].Addr().Is6() {
+		t.Errorf("addresses %v and %v", one.Addresses, two.Addresses)
 	}
 }
 

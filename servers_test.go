@@ -30,6 +30,8 @@ var scenarios = []struct {
 	{"AttachTouchesTheStoreOnce", 2, attachTouchesTheStoreOnce},
 	{"BlocksHoldTheNetwork", 3, blocksHoldTheNetwork},
 	{"TwinsStartTogether", 1, twinsStartTogether},
+	{"SameSubnetTwice", 2, sameSubnetTwice},
+	{"ChosenIPv6", 3, chosenIPv6},
 }
 
 var servers = flag.Bool("servers", true, "run the scenarios on Consul and etcd too")

@@ -30,6 +30,9 @@ func (c *Controller) createShared(ctx context.Context, n netdriver.Network, s IP
 	if err := c.sharedIsNew(ctx, n); err != nil {
 		return err
 	}
+	if n.Space, err = c.ownSpace(ctx, n, s, d); err != nil {
+		return err
+	}
 	named := !slices.ContainsFunc(s.Subnets, func(sub SubnetSpec) bool { return !sub.Subnet.IsValid() && sub.Pool == "" }) &&
 		len(s.Subnets) > 0
 	for {
@@ -43,13 +46,31 @@ func (c *Controller) createShared(ctx context.Context, n netdriver.Network, s IP
 	}
 }
 
+// ownSpace is the address space of a network that keeps apart from others: what it is given by name others may have as well. "" when it does
+// not, when the IPAM driver has no such spaces, and when its pools are there already.
+func (c *Controller) ownSpace(ctx context.Context, n netdriver.Network, s IPAM, d netdriver.Driver) (string, error) {
+	can, err := d.Capability(ctx)
+	if err != nil || !can.Apart || can.NoAddresses || slices.ContainsFunc(s.Subnets, func(sub SubnetSpec) bool { return sub.Pool != "" }) {
+		return "", err
+	}
+	addresses, err := c.ipamDriver(ctx, n.IPAM)
+	if err != nil {
+		return "", err
+	}
+	spaces, err := addresses.Capability(ctx)
+	if err != nil || !spaces.Subspaces {
+		return "", err
+	}
+	return spaces.GlobalSpace + "/" + string(n.ID), nil
+}
+
 func (c *Controller) trySharedOnce(ctx context.Context, n netdriver.Network, s IPAM, d netdriver.Driver) error {
 	err := c.requestSubnets(ctx, &n, s, d)
 	if err == nil {
 		err = c.tryPlan(ctx, n, d)
 	}
 	if err == nil {
-		err = c.o.Cluster.Update(ctx, func(tx datastore.Tx) error { return c.enterShared(tx, n, d) })
+		err = c.o.Cluster.Update(ctx, func(tx datastore.Tx) error { return c.enterShared(tx, n, s, d) })
 	}
 	end, cancel := afterwards(ctx)
 	defer cancel()
@@ -91,7 +112,7 @@ func (c *Controller) tryPlan(ctx context.Context, n netdriver.Network, d netdriv
 }
 
 // enterShared writes a new network with all that it claims.
-func (c *Controller) enterShared(tx datastore.Tx, n netdriver.Network, d netdriver.Driver) error {
+func (c *Controller) enterShared(tx datastore.Tx, n netdriver.Network, s IPAM, d netdriver.Driver) error {
 	old, found, err := maybe(networkTable().Get(tx, string(n.ID)))
 	if err != nil {
 		return err
@@ -102,7 +123,7 @@ func (c *Controller) enterShared(tx datastore.Tx, n netdriver.Network, d netdriv
 	if err := networkNames.claim(tx, n.Name, string(n.ID)); err != nil {
 		return err
 	}
-	if err := c.claimPools(tx, n); err != nil {
+	if err := c.claimPools(tx, n, s); err != nil {
 		return err
 	}
 	if n.Number, err = claimNumber(tx, n, d); err != nil {
@@ -119,8 +140,9 @@ func spaceOf(n netdriver.Network) string {
 	return n.IPAM
 }
 
-// claimPools makes the subnets of a network its own; errOverlap names the network that has one already.
-func (c *Controller) claimPools(tx datastore.Tx, n netdriver.Network) error {
+// claimPools makes the subnets of a network its own; errOverlap names the network that has one already. Networks that keep apart may both
+// have one that was named for the second.
+func (c *Controller) claimPools(tx datastore.Tx, n netdriver.Network, s IPAM) error {
 	table := claimTable(spaceOf(n))
 	var others []claimedPool
 	for p, err := range table.All(tx) {
@@ -132,16 +154,25 @@ func (c *Controller) claimPools(tx datastore.Tx, n netdriver.Network) error {
 		}
 	}
 	for _, sub := range n.Subnets {
+		named := slices.ContainsFunc(s.Subnets, func(want SubnetSpec) bool { return want.Subnet == sub.Pool.Subnet })
 		for _, other := range others {
-			if other.Pool.Subnet.Overlaps(sub.Pool.Subnet) {
+			if other.Pool.Subnet.Overlaps(sub.Pool.Subnet) && !(named && other.Apart && n.Space != "") {
 				return fmt.Errorf("subnet %s: %w %s of network %s: choose another subnet", sub.Pool.Subnet, errOverlap, other.Pool.Subnet, other.Network)
 			}
 		}
-		if err := table.Put(tx, sub.Pool.Subnet.String(), claimedPool{sub.Pool, n.ID}); err != nil {
+		if err := table.Put(tx, claimKey(n, sub), claimedPool{sub.Pool, n.ID, n.Space != ""}); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// claimKey is where a subnet's claim is: one that others may have as well has the network's id with it.
+func claimKey(n netdriver.Network, sub netdriver.Subnet) string {
+	if n.Space == "" {
+		return sub.Pool.Subnet.String()
+	}
+	return sub.Pool.Subnet.String() + "@" + string(n.ID)
 }
 
 // claimNumber takes the lowest free number of the range that the network's options allow; 0 for a driver that wants none. A number that
@@ -572,7 +603,7 @@ func (c *Controller) removeShared(tx datastore.Tx, n netdriver.Network) error {
 	}
 	errs := []error{networkTable().Delete(tx, string(n.ID)), networkNames.free(tx, now.Name, string(n.ID)), freeNumber(tx, now)}
 	for _, sub := range now.Subnets {
-		errs = append(errs, claimTable(spaceOf(now)).Delete(tx, sub.Pool.Subnet.String()))
+		errs = append(errs, claimTable(spaceOf(now)).Delete(tx, claimKey(now, sub)))
 	}
 	return errors.Join(errs...)
 }

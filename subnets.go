@@ -220,7 +220,7 @@ func (c *Controller) requestPool(ctx context.Context, d ipam.Driver, n netdriver
 	}
 	r := ipam.PoolRequest{Subnet: want.Subnet, Range: want.Range, IPv6: want.ipv6, Exclude: want.exclude, Owner: networkOwner(n.ID),
 		Options: n.IPAMOptions}
-	if n.Scope == netdriver.Global {
+	if r.Space = n.Space; r.Space == "" && n.Scope == netdriver.Global {
 		can, err := d.Capability(ctx)
 		if err != nil {
 			return ipam.Pool{}, err

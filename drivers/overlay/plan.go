@@ -30,7 +30,7 @@ type planner struct{}
 
 // Type implements netdriver.Planner.
 func (planner) Type() netdriver.Capability {
-	return netdriver.Capability{Type: "overlay", Scope: netdriver.Global, Connectivity: netdriver.Global}
+	return netdriver.Capability{Type: "overlay", Scope: netdriver.Global, Connectivity: netdriver.Global, Apart: true}
 }
 
 // PlanNetwork is the namespace of the network with its bridge and tunnel, and on the host the link to it and who may send us packets of

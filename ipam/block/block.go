@@ -75,7 +75,7 @@ func (d *Driver) Capability(ctx context.Context) (ipam.Capability, error) {
 // claim with the network's record. Blocks are claimed when addresses are asked for.
 func (d *Driver) RequestPool(ctx context.Context, r ipam.PoolRequest) (ipam.Pool, error) {
 	p, err := d.o.Pool.RequestPool(ctx, r)
-	if err != nil || r.Space != d.global {
+	if err != nil || r.Space != d.global && !strings.HasPrefix(r.Space, d.global+"/") {
 		return p, err
 	}
 	d.mu.Lock()

@@ -20,6 +20,7 @@ func Run(t *testing.T, open func(t testing.TB) ipam.Driver) {
 		{"NamedPool", namedPool},
 		{"OverlappingPools", overlappingPools},
 		{"PredefinedPools", predefinedPools},
+		{"Subspaces", subspaces},
 		{"PoolsOfSize", poolsOfSize},
 		{"Exclude", exclude},
 		{"BadPools", badPools},

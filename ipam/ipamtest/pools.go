@@ -76,6 +76,40 @@ func overlappingPools(t *testing.T, s *session) {
 	}
 }
 
+// Spaces that are named below a default one are apart from it and from each other, but for what the driver chooses.
+func subspaces(t *testing.T, s *session) {
+	if !s.capability.Subspaces {
+		return
+	}
+	for _, above := range []string{s.capability.LocalSpace, s.capability.GlobalSpace} {
+		named := ipam.PoolRequest{Subnet: prefix("10.1.0.0/16"), Space: above, Owner: "net/a"}
+		seen := map[ipam.PoolID]bool{s.must(named).ID: true}
+		taken := s.must(ipam.PoolRequest{Space: above, Owner: "net/a"})
+		for _, owner := range []string{"b", "c"} {
+			named.Space, named.Owner = above+"/"+owner, "net/"+owner
+			p := s.must(named)
+			if seen[p.ID] {
+				t.Errorf("%s is the id of two pools", p.ID)
+			}
+			seen[p.ID] = true
+			if again := s.must(named); again.ID != p.ID {
+				t.Errorf("asked again: %s, before %s", again.ID, p.ID)
+			}
+			_, err := s.pool(ipam.PoolRequest{Subnet: prefix("10.1.7.0/24"), Space: named.Space, Owner: "net/x"})
+			s.wantKind("an overlap in "+named.Space, err, errdefs.IsAlreadyExists)
+			if chosen := s.must(ipam.PoolRequest{Space: named.Space, Owner: named.Owner}); chosen.Subnet.Overlaps(taken.Subnet) {
+				t.Errorf("%s chosen, which is in %s", chosen.Subnet, above)
+			}
+			if a := s.mustAddress(p, ipam.AddressRequest{Address: addr("10.1.0.9"), Owner: "ep/" + owner}); a != addr("10.1.0.9") {
+				t.Errorf("the same address in %s: %s", named.Space, a)
+			}
+			s.releasePool(p.ID)
+		}
+	}
+	_, err := s.pool(ipam.PoolRequest{Subnet: prefix("10.1.0.0/16"), Space: s.capability.LocalSpace + "/"})
+	s.wantKind("a space without a name", err, errdefs.IsInvalidArgument)
+}
+
 func predefinedPools(t *testing.T, s *session) {
 	var seen []ipam.Pool
 	for i := range 12 {

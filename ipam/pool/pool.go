@@ -5,11 +5,13 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"hash/maphash"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -25,12 +27,12 @@ const (
 
 // Options of New.
 type Options struct {
-	// HostID makes this host's IPv6 subnets its own: the predefined ones are cut from a unique local /48 (RFC 4193) whose number
-	// is a hash of it.
+	// HostID makes the IPv6 subnets that this host chooses its own: the predefined ones are cut from a unique local /48 (RFC 4193) for each
+	// space, whose number is a hash of it.
 	HostID string
 
 	// Local and Global are the predefined subnets of each space. Nil means Docker's: 172.17.0.0/16 to 172.31.0.0/16 and the sixteen
-	// /20 of 192.168.0.0/16, and the /64 of the host's own /48, in Local; the /24 of 10.0.0.0/8 in Global.
+	// /20 of 192.168.0.0/16, and the /64 of the host's own /48, in Local; the /24 of 10.0.0.0/8, and the /64 of another /48, in Global.
 	Local, Global []Base
 }
 
@@ -60,7 +62,7 @@ func New(o Options) (*Driver, error) {
 		o.Local = localBases(o.HostID)
 	}
 	if o.Global == nil {
-		o.Global = []Base{{netip.MustParsePrefix("10.0.0.0/8"), 24}}
+		o.Global = []Base{{netip.MustParsePrefix("10.0.0.0/8"), 24}, {uniqueLocal("global\x00" + o.HostID), 64}}
 	}
 	for _, b := range slices.Concat(o.Local, o.Global) {
 		if err := checkSubnet(b.Net); err != nil {
@@ -79,7 +81,7 @@ func New(o Options) (*Driver, error) {
 
 // Capability implements ipam.Driver.
 func (d *Driver) Capability(context.Context) (ipam.Capability, error) {
-	return ipam.Capability{LocalSpace: Local, GlobalSpace: Global, Replay: true}, nil
+	return ipam.Capability{LocalSpace: Local, GlobalSpace: Global, Replay: true, Subspaces: true}, nil
 }
 
 // RequestPool implements ipam.Driver. A predefined subnet is the lowest that is free; ResourceExhausted when there is none.
@@ -101,12 +103,9 @@ func (d *Driver) requestPool(r ipam.PoolRequest) (*subnet, error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s := d.spaces[r.Space]
-	if r.Space == "" {
-		s = d.spaces[Local]
-	}
-	if s == nil {
-		return nil, fmt.Errorf("%w: address space %q: there are %s and %s", errdefs.ErrInvalidArgument, r.Space, Local, Global)
+	s, err := d.space(cmp.Or(r.Space, Local))
+	if err != nil {
+		return nil, err
 	}
 	prefix := r.Subnet
 	if anyOfSize(prefix) || !prefix.IsValid() {
@@ -119,8 +118,21 @@ func (d *Driver) requestPool(r ipam.PoolRequest) (*subnet, error) {
 	p := newSubnet(s.name, prefix, r.Range, r.Owner)
 	p.serial = serial
 	s.add(p)
-	d.pools[p.id] = p
+	d.pools[p.id], d.spaces[s.name] = p, s
 	return p, nil
+}
+
+// space finds an address space. One below another is there while it has pools.
+func (d *Driver) space(name string) (*space, error) {
+	if s := d.spaces[name]; s != nil {
+		return s, nil
+	}
+	above, own, below := strings.Cut(name, "/")
+	s := d.spaces[above]
+	if !below || s == nil || own == "" {
+		return nil, fmt.Errorf("%w: address space %q: there are %s and %s, and what is named below them", errdefs.ErrInvalidArgument, name, Local, Global)
+	}
+	return &space{name: name, bases: s.bases, above: s}, nil
 }
 
 // ReleasePool implements ipam.Driver. The addresses of the pool go with it.
@@ -129,7 +141,10 @@ func (d *Driver) ReleasePool(_ context.Context, id ipam.PoolID) error {
 	defer d.mu.Unlock()
 	if p := d.pools[id]; p != nil {
 		delete(d.pools, id)
-		d.spaces[p.space].remove(p)
+		s := d.spaces[p.space]
+		if s.remove(p); s.above != nil && len(s.subnets) == 0 {
+			delete(d.spaces, p.space)
+		}
 	}
 	return nil
 }

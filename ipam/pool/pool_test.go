@@ -119,10 +119,15 @@ func TestHostsHaveTheirOwnIPv6(t *testing.T) {
 		}
 		seen[global] = id
 	}
-	d := open(t, pool.Options{})
+	d := open(t, pool.Options{HostID: "a"})
+	shared := requestPool(t, d, ipam.PoolRequest{IPv6: true, Space: pool.Global}).Subnet
+	if _, local := seen[netip.PrefixFrom(shared.Addr(), 48).Masked()]; local || shared.Bits() != 64 || !prefix("fd00::/8").Contains(shared.Addr()) {
+		t.Errorf("networks that hosts share: got %v", shared)
+	}
+	d = open(t, pool.Options{Global: []pool.Base{}})
 	_, err := d.RequestPool(context.Background(), ipam.PoolRequest{IPv6: true, Space: pool.Global})
 	if !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "name one") {
-		t.Errorf("no host's IPv6: got %v", err)
+		t.Errorf("nothing predefined: got %v", err)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 type space struct {
 	name    string
 	bases   []Base
+	above   *space    // whose subnets are kept clear of where one is chosen; nil: none
 	subnets []*subnet // IPv4 first, by address
 }
 
@@ -73,7 +74,11 @@ func (s *space) pick(r ipam.PoolRequest) (netip.Prefix, error) {
 // blocked are the addresses that no subnet may overlap, by address.
 func (s *space) blocked(v4 bool, exclude []netip.Prefix) []span {
 	var blocked []span
-	for _, p := range s.subnets {
+	subnets := s.subnets
+	if s.above != nil {
+		subnets = slices.Concat(subnets, s.above.subnets)
+	}
+	for _, p := range subnets {
 		if p.v4 == v4 {
 			blocked = append(blocked, p.all)
 		}
@@ -115,8 +120,13 @@ func localBases(hostID string) []Base {
 		{netip.MustParsePrefix("172.20.0.0/14"), 16}, {netip.MustParsePrefix("172.24.0.0/14"), 16}, {netip.MustParsePrefix("172.28.0.0/14"), 16},
 		{netip.MustParsePrefix("192.168.0.0/16"), 20},
 	}
-	sum := sha256.Sum256([]byte("sealane ula\x00" + hostID))
+	return append(bases, Base{uniqueLocal(hostID), 64})
+}
+
+// uniqueLocal is a unique local /48 (RFC 4193) whose number is a hash of whose it is.
+func uniqueLocal(of string) netip.Prefix {
+	sum := sha256.Sum256([]byte("sealane ula\x00" + of))
 	ula := [16]byte{0: 0xfd}
 	copy(ula[1:6], sum[:])
-	return append(bases, Base{netip.PrefixFrom(netip.AddrFrom16(ula), 48), 64})
+	return netip.PrefixFrom(netip.AddrFrom16(ula), 48)
 }
