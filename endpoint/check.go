@@ -25,12 +25,15 @@ func (p Ports) Clone() Ports {
 	return p
 }
 
-// Check refuses, as InvalidArgument, a binding that ParsePort would not make: no protocol, no container port, ranges that do not fit.
+// Check refuses, as InvalidArgument, a binding that ParsePort would not make: no protocol, no container port, ranges that do not fit,
+// a host address with a zone.
 func (b PortBinding) Check() error {
 	why := b.checkLengths()
 	switch {
 	case b.Proto != firewall.TCP && b.Proto != firewall.UDP && b.Proto != firewall.SCTP:
 		why = fmt.Errorf("protocol %d is none of tcp, udp, sctp", b.Proto)
+	case b.Host.Zone() != "" || b.Host.Is4In6():
+		why = fmt.Errorf("the host address is one of IPv4 or IPv6, without zone")
 	case b.Ports.First == 0 || b.Ports.Last < b.Ports.First:
 		why = fmt.Errorf("container ports are 1 to 65535, the first not after the last")
 	case b.HostPorts.Last < b.HostPorts.First || b.HostPorts.First == 0 && b.HostPorts.Last != 0:

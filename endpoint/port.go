@@ -83,15 +83,34 @@ func cutAddress(s string) (netip.Addr, string, error) {
 }
 
 // String is b as ParsePort reads it, with the protocol always named: "127.0.0.1:8000-8009:80-89/tcp".
-func (b PortBinding) String() string {
-	host := ""
+func (b PortBinding) String() string { return string(b.appendTo(nil)) }
+
+func (b PortBinding) appendTo(to []byte) []byte {
 	if b.Host.Is6() {
-		host = "[" + b.Host.String() + "]:"
+		to = append(b.Host.AppendTo(append(to, '[')), "]:"...)
 	} else if b.Host.IsValid() {
-		host = b.Host.String() + ":"
+		to = append(b.Host.AppendTo(to), ':')
 	}
-	if ports := b.HostPorts.String(); ports != "" || host != "" {
-		host += ports + ":"
+	if b.Host.IsValid() || b.HostPorts != (firewall.Range{}) {
+		to = append(b.HostPorts.AppendTo(to), ':')
 	}
-	return host + b.Ports.String() + "/" + b.Proto.String()
+	return append(append(b.Ports.AppendTo(to), '/'), b.Proto.String()...)
+}
+
+// AppendText implements encoding.TextAppender: String, or Check's error. Records have many bindings, and this is a quarter of the time
+// and the space that the fields would take.
+func (b PortBinding) AppendText(to []byte) ([]byte, error) {
+	if err := b.Check(); err != nil {
+		return to, err
+	}
+	return b.appendTo(to), nil
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (b PortBinding) MarshalText() ([]byte, error) { return b.AppendText(nil) }
+
+// UnmarshalText implements encoding.TextUnmarshaler by ParsePort.
+func (b *PortBinding) UnmarshalText(text []byte) (err error) {
+	*b, err = ParsePort(string(text))
+	return err
 }

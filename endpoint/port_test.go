@@ -103,8 +103,12 @@ func FuzzParsePort(f *testing.F) {
 			}
 			return
 		}
-		again, err := endpoint.ParsePort(b.String())
-		if err != nil || again != b {
+		text, err := b.MarshalText()
+		if err != nil || string(text) != b.String() {
+			t.Fatalf("%q is %s and written %q, %v", s, b, text, err)
+		}
+		var again endpoint.PortBinding
+		if err := again.UnmarshalText(text); err != nil || again != b {
 			t.Fatalf("%q is %s, which is %s, %v", s, b, again, err)
 		}
 		if b.Ports.Len() < 1 || b.HostPorts.Len() != 0 && b.HostPorts.Len() != b.Ports.Len() && b.Ports.Len() != 1 {
