@@ -141,13 +141,13 @@ func (r *memory) readRun(tx datastore.Tx, id sandbox.ID) (v *content, err error)
 		return nil, err
 	}
 	members := memberTable(id)
-	for name := range tx.List(members.Dir) {
-		n, err := members.Get(tx, name)
+	for name, text := range tx.List(members.Dir) {
+		on, err := members.Decode(name, text)
 		if err != nil {
 			return nil, err
 		}
-		m := &member{id: endpoint.ID(name), on: n, listed: true}
-		if m.info, _, err = maybe(r.endpoints.Get(tx, endpointTable(n), name)); err != nil {
+		m := &member{id: endpoint.ID(name), on: on, listed: true}
+		if m.info, _, err = maybe(r.endpoints.Get(tx, endpointTable(m.on), name)); err != nil {
 			return nil, err
 		}
 		if m.held, _, err = maybe(r.held.Get(tx, heldTable(), endpointOwner(m.id))); err != nil {

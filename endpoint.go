@@ -322,7 +322,12 @@ func (e *endpointHandle) join(ctx context.Context, into sandbox.ID) error {
 		return err
 	}
 	defer unlock()
-	info, n, err := e.records(ctx)
+	r, err := e.recordsToJoin(ctx, into)
+	if err != nil {
+		return err
+	}
+	info := r.info
+	n, err := e.c.networkRecord(ctx, e.on)
 	if err != nil {
 		return err
 	}
@@ -333,13 +338,13 @@ func (e *endpointHandle) join(ctx context.Context, into sandbox.ID) error {
 	default:
 		return fmt.Errorf("%w: it is in sandbox %s; make it leave first", errdefs.ErrFailedPrecondition, info.Sandbox)
 	}
-	if err := e.finishLeaving(ctx); err != nil {
+	if err := e.finishLeaving(ctx, r.pending); err != nil {
 		return err
 	}
-	s, err := e.c.sandboxRecord(ctx, into)
-	if err != nil {
-		return err
+	if !r.known {
+		return errdefs.ErrNotFound
 	}
+	s := r.sandbox
 	if err := canJoin(n, s); err != nil {
 		return err
 	}
@@ -490,9 +495,11 @@ func (e *endpointHandle) records(ctx context.Context) (info endpoint.Info, n net
 
 // present reads the endpoint, which is not on its way out. The record is shared with others who read it.
 func (e *endpointHandle) present(ctx context.Context) (endpoint.Info, error) {
-	info, err := view(ctx, e.c.o.Run, func(tx datastore.Tx) (endpoint.Info, error) {
-		return e.c.memory.endpoints.Get(tx, endpointTable(e.on), string(e.id))
-	})
+	return view(ctx, e.c.o.Run, e.presentIn)
+}
+
+func (e *endpointHandle) presentIn(tx datastore.Tx) (endpoint.Info, error) {
+	info, err := e.c.memory.endpoints.Get(tx, endpointTable(e.on), string(e.id))
 	if err != nil {
 		return info, fmt.Errorf("endpoint %s: %w", shortID(string(e.id)), err)
 	}
@@ -500,6 +507,27 @@ func (e *endpointHandle) present(ctx context.Context) (endpoint.Info, error) {
 		return info, fmt.Errorf("%w: it is being deleted", errdefs.ErrFailedPrecondition)
 	}
 	return info, nil
+}
+
+// toJoin is what the run store has that Join asks for.
+type toJoin struct {
+	info    endpoint.Info
+	pending sandbox.ID   // see heldIn
+	sandbox sandbox.Info // to join
+	known   bool         // there is one
+}
+
+func (e *endpointHandle) recordsToJoin(ctx context.Context, into sandbox.ID) (toJoin, error) {
+	return view(ctx, e.c.o.Run, func(tx datastore.Tx) (r toJoin, err error) {
+		if r.info, err = e.presentIn(tx); err != nil {
+			return r, err
+		}
+		if r.pending, err = e.heldInAs(tx); err != nil {
+			return r, err
+		}
+		r.sandbox, r.known, err = maybe(e.c.memory.sandboxes.Get(tx, sandboxTable(), string(into)))
+		return r, err
+	})
 }
 
 // Leave takes the endpoint out of its sandbox.
@@ -530,23 +558,23 @@ func (e *endpointHandle) leave(ctx context.Context) error {
 	if pending == "" {
 		return fmt.Errorf("%w: it is in no sandbox", errdefs.ErrFailedPrecondition)
 	}
-	return e.finishLeaving(ctx)
+	return e.finishLeaving(ctx, pending)
 }
 
 // heldIn is the sandbox in which something of an endpoint may be though it is not wanted there any more.
 func (e *endpointHandle) heldIn(ctx context.Context) (sandbox.ID, error) {
-	held, err := view(ctx, e.c.o.Run, func(tx datastore.Tx) (netdriver.Held, error) {
-		h, _, err := maybe(heldTable().Get(tx, endpointOwner(e.id)))
-		return h, err
-	})
-	return held.Sandbox, err
+	return view(ctx, e.c.o.Run, e.heldInAs)
 }
 
-// finishLeaving ends a Leave that failed before.
-func (e *endpointHandle) finishLeaving(ctx context.Context) error {
-	pending, err := e.heldIn(ctx)
-	if err != nil || pending == "" {
-		return err
+func (e *endpointHandle) heldInAs(tx datastore.Tx) (sandbox.ID, error) {
+	h, _, err := maybe(heldTable().Get(tx, endpointOwner(e.id)))
+	return h.Sandbox, err
+}
+
+// finishLeaving ends a Leave that failed before: pending is what heldIn says.
+func (e *endpointHandle) finishLeaving(ctx context.Context, pending sandbox.ID) error {
+	if pending == "" {
+		return nil
 	}
 	e.c.mender.doubt(sandboxOwner(pending))
 	return e.c.converge(ctx, pending, nil, nil)
@@ -593,8 +621,14 @@ func (e *endpointHandle) remove(ctx context.Context, n netdriver.Network, info e
 			return err
 		}
 		clearPlace(&info)
-	} else if err := e.finishLeaving(ctx); err != nil {
-		return err
+	} else {
+		pending, err := e.heldIn(ctx)
+		if err == nil {
+			err = e.finishLeaving(ctx, pending)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	return e.c.deleteEndpoint(ctx, n, info)
 }

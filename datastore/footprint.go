@@ -13,8 +13,7 @@ import (
 type Footprint struct {
 	ReadOnly bool // serves a View: nothing may be written, and as much read as one likes
 
-	touched [MaxKeys]touch
-	n       int
+	touched []touch
 	bytes   int
 	err     error
 }
@@ -99,17 +98,18 @@ func (f *Footprint) touch(name string, dir bool) (*touch, error) {
 	if f.ReadOnly {
 		return nil, nil
 	}
-	for i := range f.touched[:f.n] {
+	for i := range f.touched {
 		if t := &f.touched[i]; t.name == name && t.dir == dir {
 			return t, nil
 		}
 	}
-	if f.n == MaxKeys {
+	if len(f.touched) == MaxKeys {
 		return nil, f.refuse(fmt.Errorf("%w: more than %d keys and directories in one Update, %q is the next: make it several",
 			errdefs.ErrInvalidArgument, MaxKeys, name))
 	}
-	t := &f.touched[f.n]
-	*t = touch{name: name, dir: dir}
-	f.n++
-	return t, nil
+	if f.touched == nil {
+		f.touched = make([]touch, 0, MaxKeys) // pointers into it stay good
+	}
+	f.touched = append(f.touched, touch{name: name, dir: dir})
+	return &f.touched[len(f.touched)-1], nil
 }

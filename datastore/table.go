@@ -32,7 +32,8 @@ func (t Table[T]) Put(tx Tx, id string, v T) error {
 
 func (t Table[T]) put(tx Tx, id string, v T) (text []byte, err error) {
 	key := t.key(id)
-	if text, err = json.Marshal(v, json.OmitZeroStructFields(true), json.Deterministic(true)); err != nil {
+	// By its address: what is given by value is copied once more.
+	if text, err = json.Marshal(&v, json.OmitZeroStructFields(true), json.Deterministic(true)); err != nil {
 		return nil, fmt.Errorf("put %s: %w: %w", key, errdefs.ErrInvalidArgument, err)
 	}
 	return text, tx.Put(key, text)
@@ -45,11 +46,16 @@ func (t Table[T]) Delete(tx Tx, id string) error { return tx.Delete(t.key(id)) }
 func (t Table[T]) All(tx Tx) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		for name, value := range tx.List(t.Dir) {
-			if !yield(decode[T](join(t.Dir, name), value)) {
+			if !yield(t.Decode(name, value)) {
 				return
 			}
 		}
 	}
+}
+
+// Decode reads a record that was listed in Dir: DataLoss, naming the key, when it does not parse.
+func (t Table[T]) Decode(name string, value []byte) (T, error) {
+	return decode[T](join(t.Dir, name), value)
 }
 
 func (t Table[T]) key(id string) string { return join(t.Dir, Key(id)) }

@@ -86,7 +86,7 @@ func (s *Store) options(o Options) *bbolt.Options {
 		PageSize:        pageSize,
 		NoSync:          o.NoSync,
 		NoFreelistSync:  true, // verify has read the tree anyway, and a commit writes a page less
-		FreelistType:    bbolt.FreelistMapType,
+		FreelistType:    bbolt.FreelistArrayType,
 		NoStatistics:    true,
 	}
 }
