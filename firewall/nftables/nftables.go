@@ -53,7 +53,8 @@ var _ interface {
 	firewall.Forgetter
 } = (*Opener)(nil)
 
-// New checks the options and touches nothing. InvalidArgument for an instance whose name is none.
+// New checks the options and touches nothing but the process's own table of descriptors, in which it makes room for ports. InvalidArgument for
+// an instance whose name is none.
 func New(o Options) (*Opener, error) {
 	if o.Instance == "" {
 		o.Instance = "sealane"
@@ -61,6 +62,7 @@ func New(o Options) (*Opener, error) {
 	if !regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$`).MatchString(o.Instance) {
 		return nil, fmt.Errorf("instance %q is no name for a table: %w", o.Instance, errdefs.ErrInvalidArgument)
 	}
+	makeRoom()
 	return &Opener{options: o, revision: sync.OnceValues(newTable(o.Instance).digest)}, nil
 }
 
