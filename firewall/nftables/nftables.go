@@ -37,6 +37,7 @@ type Options struct {
 // Opener opens firewalls, reserves the host's ports and forgets its flows. Safe for concurrent use.
 type Opener struct {
 	options  Options
+	sets     *[setCount]definition
 	revision func() (string, error) // worked out once
 	passes   passes
 
@@ -63,7 +64,8 @@ func New(o Options) (*Opener, error) {
 		return nil, fmt.Errorf("instance %q is no name for a table: %w", o.Instance, errdefs.ErrInvalidArgument)
 	}
 	makeRoom()
-	return &Opener{options: o, revision: sync.OnceValues(newTable(o.Instance).digest)}, nil
+	sets := definitions()
+	return &Opener{options: o, sets: &sets, revision: sync.OnceValues(newTable(o.Instance, &sets).digest)}, nil
 }
 
 // Open opens the firewall of a namespace by the path of its file; "" is the host's. Nothing is made before the first Apply that wants
@@ -83,7 +85,7 @@ func (o *Opener) Open(ctx context.Context, key string) (firewall.Firewall, error
 	if err != nil {
 		return nil, fmt.Errorf("open firewall of %q: %w", path, kinded(err))
 	}
-	t := newTable(o.options.Instance)
+	t := newTable(o.options.Instance, o.sets)
 	t.socket, t.path, t.host = socket, path, key == ""
 	t.flows = &flows{path: path, passes: &o.passes}
 	if t.revision, err = o.revision(); err != nil {
@@ -110,8 +112,8 @@ func (o *Opener) adopt(t *table) {
 }
 
 // newTable is one that no namespace has yet.
-func newTable(name string) *table {
-	t := &table{name: name, sets: definitions(), closed: func() {}}
+func newTable(name string, sets *[setCount]definition) *table {
+	t := &table{name: name, sets: sets, closed: func() {}}
 	t.tx.t = t
 	return t
 }

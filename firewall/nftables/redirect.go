@@ -17,14 +17,14 @@ import (
 )
 
 // Redirects are rules of a table of their own in a sandbox, <instance>-resolver. They rewrite ports before connection tracking sees a packet
-// and keep it from being tracked: for each protocol one rule on the way there and one on the way back, in the output hook, which the
-// loopback passes both ways. So a container may have a server of its own at the same port of all addresses.
+// and keep it from being tracked: one rule on the way there and one on the way back, in the output hook, which the loopback passes both
+// ways. So a container may have a server of its own at the same port of all addresses.
 //
 // A sandbox's resolver comes with each attach, so its table is made by one message batch, nothing being read.
 
 const (
 	redirectChain  = "output"
-	rulesARedirect = 4
+	rulesARedirect = 2
 	// attributes that x/sys/unix has no names for, from linux/netfilter/nf_tables.h
 	attrRuleUserdata = 7 // NFTA_RULE_USERDATA
 	priorityRaw      = -300
@@ -156,28 +156,32 @@ func (t *table) redirectMessage(b *nlmsg.Batch, typ, flags uint16) {
 }
 
 // Offsets in the headers of UDP and TCP.
-const sourcePort, destinationPort, checksumUDP, checksumTCP = 0, 2, 6, 16
+const sourcePort, destinationPort = 0, 2
 
-// redirectRules is, for both protocols, `ip daddr TO udp dport 53 notrack udp dport set PORT` and the way back.
+// redirectRules is `ip daddr TO meta l4proto 6-17 th dport 53 notrack th dport set PORT` and the way back.
 func (t *table) redirectRules(b *nlmsg.Batch, owner string, r firewall.Redirect) {
 	note := comment(fmt.Sprintf("%s %s %d", owner, r.To, r.Port))
-	for _, p := range []struct {
-		proto    byte
-		checksum uint32
-	}{{unix.IPPROTO_UDP, checksumUDP}, {unix.IPPROTO_TCP, checksumTCP}} {
-		t.portRule(b, note, p.proto, p.checksum, r.To.Addr(), daddr4, destinationPort, r.To.Port(), r.Port)
-		t.portRule(b, note, p.proto, p.checksum, r.To.Addr(), saddr4, sourcePort, r.Port, r.To.Port())
-	}
+	t.portRule(b, note, r.To.Addr(), daddr4, destinationPort, r.To.Port(), r.Port)
+	t.portRule(b, note, r.To.Addr(), saddr4, sourcePort, r.Port, r.To.Port())
 }
 
-// portRule turns one port into another where protocol, address and port fit.
-func (t *table) portRule(b *nlmsg.Batch, note []byte, proto byte, checksum uint32, addr netip.Addr, address, port uint32, from, to uint16) {
+// portRule turns one port into another where address and port fit. One rule serves TCP and UDP, because the kernel looks each expression up
+// by name and rules for both cost an attach twice as much; the protocols between the two have no ports and are long dead. The checksum is
+// that of the protocol, if the packet has one.
+func (t *table) portRule(b *nlmsg.Batch, note []byte, addr netip.Addr, address, port uint32, from, to uint16) {
 	t.redirectMessage(b, unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND)
 	b.String(unix.NFTA_RULE_CHAIN, redirectChain)
 	b.Nest(unix.NFTA_RULE_EXPRESSIONS | unix.NLA_F_NESTED)
-	metaEquals(b, unix.NFT_META_NFPROTO, unix.NFPROTO_IPV4)
+	metaLoad(b, unix.NFT_META_NFPROTO)
+	equals(b, []byte{unix.NFPROTO_IPV4})
 	payloadEquals(b, unix.NFT_PAYLOAD_NETWORK_HEADER, address, addr.AsSlice())
-	metaEquals(b, unix.NFT_META_L4PROTO, proto)
+	metaLoad(b, unix.NFT_META_L4PROTO)
+	expression(b, "range", func() {
+		b.Uint32BE(unix.NFTA_RANGE_SREG, unix.NFT_REG_1)
+		b.Uint32BE(unix.NFTA_RANGE_OP, unix.NFT_RANGE_EQ)
+		value(b, unix.NFTA_RANGE_FROM_DATA, []byte{unix.IPPROTO_TCP})
+		value(b, unix.NFTA_RANGE_TO_DATA, []byte{unix.IPPROTO_UDP})
+	})
 	payloadEquals(b, unix.NFT_PAYLOAD_TRANSPORT_HEADER, port, binary.BigEndian.AppendUint16(nil, from))
 	expression(b, "notrack", func() {})
 	expression(b, "immediate", func() {
@@ -189,20 +193,20 @@ func (t *table) portRule(b *nlmsg.Batch, note []byte, proto byte, checksum uint3
 		b.Uint32BE(unix.NFTA_PAYLOAD_BASE, unix.NFT_PAYLOAD_TRANSPORT_HEADER)
 		b.Uint32BE(unix.NFTA_PAYLOAD_OFFSET, port)
 		b.Uint32BE(unix.NFTA_PAYLOAD_LEN, 2)
-		b.Uint32BE(unix.NFTA_PAYLOAD_CSUM_TYPE, unix.NFT_PAYLOAD_CSUM_INET)
-		b.Uint32BE(unix.NFTA_PAYLOAD_CSUM_OFFSET, checksum)
+		b.Uint32BE(unix.NFTA_PAYLOAD_CSUM_TYPE, unix.NFT_PAYLOAD_CSUM_NONE)
+		b.Uint32BE(unix.NFTA_PAYLOAD_CSUM_OFFSET, 0)
+		b.Uint32BE(unix.NFTA_PAYLOAD_CSUM_FLAGS, unix.NFT_PAYLOAD_L4CSUM_PSEUDOHDR)
 	})
 	b.EndNest()
 	b.Attr(attrRuleUserdata, note)
 	b.End()
 }
 
-func metaEquals(b *nlmsg.Batch, key uint32, v byte) {
+func metaLoad(b *nlmsg.Batch, key uint32) {
 	expression(b, "meta", func() {
 		b.Uint32BE(unix.NFTA_META_DREG, unix.NFT_REG_1)
 		b.Uint32BE(unix.NFTA_META_KEY, key)
 	})
-	equals(b, []byte{v})
 }
 
 func payloadEquals(b *nlmsg.Batch, base, offset uint32, v []byte) {

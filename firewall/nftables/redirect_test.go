@@ -1,6 +1,7 @@
 package nftables_test
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/sealane/sealane/firewall"
 	"github.com/sealane/sealane/internal/nstest"
+	"golang.org/x/sys/unix"
 )
 
 // TestRedirect: what is sent to port 53 of the address arrives at another port, and the answer comes from port 53; a server at port 53 of
@@ -34,7 +36,12 @@ func TestRedirect(t *testing.T) {
 			}
 		}
 	}
-	if rules := h.Ruleset(); strings.Count(rules, "notrack") != 4 {
+	for what, flags := range map[string]int{"a checksum made at once": unix.MSG_MORE, "none": 0} {
+		if got := unusual(t, h, flags); got != "ours hello" {
+			t.Errorf("a datagram with %s: %q", what, got)
+		}
+	}
+	if rules := h.Ruleset(); strings.Count(rules, "notrack") != 2 {
 		t.Errorf("rules:\n%s", rules)
 	}
 	golden(t, "redirect", strings.ReplaceAll(h.Run("nft", "list", "table", "inet", "sealane-resolver"), " "+strconv.Itoa(port), " PORT"))
@@ -67,6 +74,34 @@ func accept(l net.Listener, word string) {
 		c.Write(append([]byte(word), buf[:n]...))
 		c.Close()
 	}
+}
+
+// unusual asks with a datagram whose checksum is not left to the device: put together of two with MSG_MORE, or without one.
+func unusual(t *testing.T, h *nstest.Host, flags int) string {
+	t.Helper()
+	buf := make([]byte, 512)
+	n := 0
+	h.Do(func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		to := &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 11}, Port: 53}
+		if flags == 0 {
+			err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_NO_CHECK, 1), unix.Sendto(fd, []byte("hello"), 0, to))
+		} else {
+			err = errors.Join(unix.Sendto(fd, []byte("hel"), flags, to), unix.Sendto(fd, []byte("lo"), 0, to))
+		}
+		if err == nil {
+			err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 60})
+		}
+		if err == nil {
+			n, err = unix.Read(fd, buf)
+		}
+		return err
+	})
+	return string(buf[:n])
 }
 
 func ask(t *testing.T, h *nstest.Host, network, address string) string {

@@ -21,7 +21,7 @@ const attempts = 3
 type table struct {
 	name, path, revision string
 	host                 bool
-	sets                 [setCount]definition
+	sets                 *[setCount]definition // the same of all tables
 	socket               *nlmsg.Socket
 	flows                *flows
 	closed               func() // tells the Opener
