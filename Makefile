@@ -36,7 +36,7 @@ overlay-demo: ## two hosts, a container on each, one network over Consul, or STO
 test: ## everything that must hold before a change goes in
 	scripts/need gcc:gcc /usr/include/stdio.h:libc6-dev ip:iproute2 nft:nftables ping:iputils-ping sysctl:procps iptables:iptables tcpdump:tcpdump conntrack:conntrack busybox:busybox-static strace:strace \
 		dig:bind9-dnsutils dnsperf:dnsperf musl-gcc:musl-tools unshare:util-linux \
-		dockerd:docker.io docker:docker.io runc:runc
+		dockerd:docker.io docker:docker.io runc:runc docker-compose:docker-compose
 	$(MAKE) --no-print-directory servers
 	$(MAKE) --no-print-directory check
 	go test -race -count=1 -p 2 -timeout 12m $(EXEC) ./...

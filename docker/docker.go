@@ -35,7 +35,7 @@ type Options struct {
 	Run, Root  datastore.Store // the Controller's
 	// Engine is asked what it still knows; nil: nobody is, and nothing is swept.
 	Engine Engine
-	// Every is how often the engine is asked, Patience how long what it asked for may stay unclaimed; 0: a minute, ten minutes.
+	// Every is how often the engine is asked, Patience how long what it asked for may stay unclaimed; 0: a minute, and ten times Every.
 	Every, Patience time.Duration
 	Logger          *slog.Logger // nil: nothing is logged
 }
@@ -50,7 +50,7 @@ type Plugin struct {
 
 // New makes a plugin. It does nothing by itself but Sweep.
 func New(o Options) *Plugin {
-	const often, patience = time.Minute, 10 * time.Minute
+	const often, patience = time.Minute, 10 // patience in rounds
 	if o.Driver == "" {
 		o.Driver = "bridge"
 	}
@@ -58,7 +58,7 @@ func New(o Options) *Plugin {
 		o.Every = often
 	}
 	if o.Patience == 0 {
-		o.Patience = patience
+		o.Patience = patience * o.Every
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

@@ -72,7 +72,7 @@ type sweep struct {
 	seen      map[string]bool     // suspects of this round
 }
 
-// due says that something was missed for so long; else it is remembered as missed.
+// due says that something was missed in an earlier round too, and for so long; else it is remembered as missed.
 func (s *sweep) due(what string, patience time.Duration) bool {
 	s.seen[what] = true
 	since, known := s.p.suspects[what]
@@ -91,7 +91,7 @@ func (s *sweep) bindings(ctx context.Context) error {
 	for _, b := range all {
 		n, known := s.networks[b.Docker]
 		if !known {
-			if s.due("network "+b.Docker, s.p.Every) {
+			if s.due("network "+b.Docker, 0) {
 				s.p.Logger.Warn("giving up a network that the engine does not know any more", "network", b.Docker)
 				err = s.p.Network().DeleteNetwork(ctx, netdriver.Network{ID: endpoint.NetworkID(b.Docker)})
 			}
@@ -123,7 +123,7 @@ func (s *sweep) endpoints(ctx context.Context, b binding, n EngineNetwork) error
 		if _, known := n.Endpoints[e.Spec.Labels[labelEndpoint]]; known || e.Spec.Labels[labelNetwork] != b.Docker {
 			continue
 		}
-		if !s.due("endpoint "+string(e.ID), s.p.Every) {
+		if !s.due("endpoint "+string(e.ID), 0) {
 			continue
 		}
 		s.p.Logger.Warn("giving up an endpoint that the engine does not know any more", "endpoint", e.Spec.Labels[labelEndpoint])

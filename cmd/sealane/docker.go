@@ -54,7 +54,7 @@ func (d *daemon) serveDocker(ctx context.Context) error {
 			return err
 		}
 		p := docker.New(docker.Options{Name: name, Driver: driver, Shared: driver == "overlay", Host: d.host, Cluster: d.options.Cluster, Controller: d.controller, Run: d.options.Run, Root: d.options.Root,
-			Engine: engine, Logger: d.log})
+			Engine: engine, Every: d.ask, Logger: d.log})
 		d.servePlugin(ctx, l, p)
 	}
 	return nil

@@ -3,19 +3,25 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/sealane/sealane/internal/nstest"
 	"golang.org/x/sys/unix"
 )
 
@@ -25,10 +31,15 @@ import (
 //	engine [ARG…]      start it with these flags and wait until it answers
 //	engine-end SIGNAL  end it: what runs goes on, or not, as it sees fit
 //	docker ARG…        its client; docker can be negated
+//	let NAME CMD ARG…  what a command says, as $NAME
+//	echo-in CONTAINER  TCP and UDP port 7 of a container answer with what they are told
+//	outside ADDRESS:PORT/PROTO  an echo answers there to another host, which has 192.0.2.1 and 2001:db8::1, the engine's .2; can be negated
+//	refuse             in the plugin's place answer the engine's calls with errors; ! refuse: no more
+//	bare, is-bare      take down what the host contains; wait until it contains that again
 func TestEngine(t *testing.T) {
-	for _, program := range []string{"dockerd", "docker", "busybox"} {
+	for _, program := range []string{"dockerd", "docker", "docker-compose", "busybox"} {
 		if _, err := exec.LookPath(program); err != nil {
-			t.Fatalf("%v: scripts/need dockerd:docker.io busybox:busybox-static", err)
+			t.Fatalf("%v: scripts/need dockerd:docker.io docker-compose:docker-compose busybox:busybox-static", err)
 		}
 	}
 	testscript.Run(t, testscript.Params{
@@ -36,7 +47,8 @@ func TestEngine(t *testing.T) {
 		UpdateScripts: os.Getenv("UPDATE") != "",
 		Setup:         setupEngine,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"serve": serveScript, "sl": sl, "halt": halt, "kill9": kill9, "until": until, "engine": engine, "engine-end": engineEnd, "docker": dockerScript,
+			"serve": serveScript, "sl": sl, "call": callScript, "halt": halt, "kill9": kill9, "until": until, "engine": engine, "engine-end": engineEnd, "docker": dockerScript,
+			"let": let, "echo-in": echoIn, "outside": outside, "refuse": refuse, "bare": bare, "is-bare": isBare,
 		},
 	})
 }
@@ -52,6 +64,12 @@ func setupEngine(env *testscript.Env) error {
 	if err := unix.Mount("tmpfs", "/run/docker", "tmpfs", 0, "mode=755"); err != nil {
 		return err
 	}
+	host := env.Values["host"].(*nstest.Host)
+	away := nstest.New(env.T().(testing.TB), "outside")
+	nstest.Connect(host, away, []netip.Prefix{netip.MustParsePrefix("192.0.2.2/24"), netip.MustParsePrefix("2001:db8::2/64")},
+		[]netip.Prefix{netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("2001:db8::1/64")})
+	env.Values["outside"], env.Values["bare"], env.Values["t"] = away, new([]string), env.T()
+	env.Values["refusing"] = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusInternalServerError) })}
 	env.Setenv("DOCKER_HOST", "unix://"+filepath.Join(env.WorkDir, "engine.sock"))
 	env.Setenv("HOME", env.WorkDir)
 	env.Defer(func() { _ = os.Remove(filepath.Join(env.WorkDir, "engine.log")) }) // long; -testwork keeps it
@@ -97,6 +115,7 @@ func engine(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(p.cmd.Start())
 	go func() { p.ended <- p.cmd.Wait() }()
 	daemonsOf(ts)["engine"] = p
+	ts.Setenv("PLUGINS", fmt.Sprintf("/proc/%d/root/run/docker/plugins", p.cmd.Process.Pid)) // good outside the script's mount namespace too
 	for deadline := time.Now().Add(60 * time.Second); client(ts, "version") != nil; {
 		if time.Now().After(deadline) {
 			text, _ := os.ReadFile(log.Name())
@@ -156,6 +175,84 @@ func dockerScript(ts *testscript.TestScript, neg bool, args []string) {
 	if err := ts.Exec("docker", args...); (err != nil) != neg {
 		ts.Fatalf("docker %s: %v", strings.Join(args, " "), err)
 	}
+}
+
+func let(ts *testscript.TestScript, _ bool, args []string) {
+	if args[1] == "sl" {
+		args = append([]string{args[0], "sealane", "--run", ts.MkAbs(ts.Getenv("D") + "/run")}, args[2:]...)
+	}
+	ts.Check(ts.Exec(args[1], args[2:]...))
+	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
+}
+
+func echoIn(ts *testscript.TestScript, _ bool, args []string) {
+	let(ts, false, []string{"PID", "docker", "inspect", "--format", "{{.State.Pid}}", args[0]})
+	nstest.At(ts.Value("t").(testing.TB), args[0], "/proc/"+ts.Getenv("PID")+"/ns/net").Echo("7")
+}
+
+func outside(ts *testscript.TestScript, neg bool, args []string) {
+	patience := time.Minute
+	if neg {
+		patience = time.Second
+	}
+	address, proto, _ := strings.Cut(args[0], "/")
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	err := errors.New("not asked")
+	for ctx.Err() == nil && err != nil {
+		err = echoes(ctx, ts.Value("outside").(*nstest.Host), proto, address)
+	}
+	if (err != nil) != neg {
+		ts.Fatalf("%s: %v", args[0], err)
+	}
+}
+
+// echoes asks an echo once.
+func echoes(ctx context.Context, from *nstest.Host, proto, address string) error {
+	const word = "echo"
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	c, err := from.DialContext(ctx, proto, address)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })()
+	if _, err := io.WriteString(c, word); err != nil {
+		return err
+	}
+	said := make([]byte, len(word))
+	_, err = io.ReadFull(c, said)
+	if err == nil && string(said) != word {
+		err = fmt.Errorf("it says %q", said)
+	}
+	return err
+}
+
+func refuse(ts *testscript.TestScript, neg bool, _ []string) {
+	socket := ts.Getenv("PLUGINS") + "/sealane.sock"
+	if neg {
+		ts.Check(ts.Value("refusing").(*http.Server).Close())
+		return
+	}
+	ts.Check(os.Remove(socket))
+	l, err := net.Listen("unix", socket)
+	ts.Check(err)
+	go ts.Value("refusing").(*http.Server).Serve(l)
+}
+
+func bare(ts *testscript.TestScript, _ bool, _ []string) {
+	*ts.Value("bare").(*[]string) = ts.Value("host").(*nstest.Host).Inventory()
+}
+
+func isBare(ts *testscript.TestScript, _ bool, _ []string) {
+	host, want, t := ts.Value("host").(*nstest.Host), *ts.Value("bare").(*[]string), ts.Value("t").(testing.TB)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("left on the host (-before +after):\n%s", cmp.Diff(want, host.Inventory()))
+		}
+	})
+	nstest.Eventually(t, "the host is bare", func() bool { return slices.Equal(want, host.Inventory()) })
 }
 
 // boxSays succeeds when the web server of a box answers at an address.

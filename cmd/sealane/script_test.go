@@ -108,7 +108,7 @@ func setup(env *testscript.Env) error {
 	}
 	env.Setenv("D", "d")
 	env.Setenv("GORACE", "atexit_sleep_ms=0 halt_on_error=1") // no process waits a second before it ends
-	env.Values["daemons"] = map[string]*process{}
+	env.Values["daemons"], env.Values["host"] = map[string]*process{}, host
 	env.Defer(func() {
 		for _, d := range env.Values["daemons"].(map[string]*process) {
 			d.kill(unix.SIGKILL)

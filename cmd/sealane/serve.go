@@ -27,7 +27,8 @@ type settings struct {
 	config    string
 	plugins   string
 	docker    bool
-	names     bool // of the engine's containers
+	ask       time.Duration // how often the engine is asked what it still knows; 0: as package docker has it
+	names     bool          // of the engine's containers
 	listeners []string
 }
 
@@ -64,6 +65,8 @@ running when the daemon ends, and is taken over by the next one.`,
 	flags.BoolVar(&s.docker, "docker", false, "be a plugin of the Docker engine on this host: docker network create -d sealane --ipam-driver sealane NAME")
 	flags.BoolVar(&s.names, "docker-names", false,
 		"with --docker: learn the containers' names from the engine, and answer them at the gateway of each network: docker run --dns GATEWAY")
+	flags.DurationVar(&s.ask, "docker-ask", 0, "how often the engine is asked what it still knows")
+	cobra.CheckErr(flags.MarkHidden("docker-ask")) // for tests, which cannot wait minutes
 	flags.StringArrayVar(&s.listeners, "dns-listen", nil,
 		"answer names at an address of the host too, as 127.0.0.1:5300 or, for others, 192.0.2.1:53=NETWORK,NETWORK; may be repeated")
 	flags.StringVar(&s.config, "config", "", "file of flags in TOML ("+configFile+")")
