@@ -19,8 +19,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// What the demo shows is so: each of its steps fails when it is not.
-func TestDemo(t *testing.T) {
+// built has sealane built, and finds the other programs.
+func built(t *testing.T) programs {
+	t.Helper()
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		t.Fatal(err)
@@ -29,6 +30,15 @@ func TestDemo(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", tools.sealane, "../../cmd/sealane").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	if err := tools.find(); err != nil {
+		t.Fatal(err)
+	}
+	return tools
+}
+
+// What the demo shows is so: each of its steps fails when it is not.
+func TestDemo(t *testing.T) {
+	tools := built(t)
 	t.Setenv("TMPDIR", t.TempDir())
 	if err := run(t.Context(), tools); err != nil {
 		t.Fatal(err)

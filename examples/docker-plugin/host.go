@@ -175,18 +175,28 @@ func (h *host) startConsul(ctx context.Context) error {
 	})
 }
 
-// startEngine starts the engine, with more flags if there are any, and gives it an image.
-func (h *host) startEngine(ctx context.Context, flags ...string) (err error) {
+// startEngine starts the engine, with more flags if there are any, and waits until it answers.
+func (h *host) startEngine(ctx context.Context, flags ...string) error {
+	if err := h.beginEngine(flags...); err != nil {
+		return err
+	}
+	return h.engineAnswers(ctx)
+}
+
+func (h *host) beginEngine(flags ...string) (err error) {
 	h.prompt(strings.Join(append([]string{"dockerd"}, flags...), " "))
 	for _, stale := range []string{"dockerd.pid", "exec/containerd/containerd.pid"} { // of one that was killed, whose numbers others may have now
 		if err := os.Remove(filepath.Join(h.dir, stale)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
-	if h.engine, err = h.start("dockerd", append([]string{"dockerd", "--data-root", h.dir + "/data", "--exec-root", h.dir + "/exec",
-		"--pidfile", h.dir + "/dockerd.pid", "-H", "unix://" + h.dir + "/docker.sock"}, flags...)...); err != nil {
-		return err
-	}
+	h.engine, err = h.start("dockerd", append([]string{"dockerd", "--data-root", h.dir + "/data", "--exec-root", h.dir + "/exec",
+		"--pidfile", h.dir + "/dockerd.pid", "-H", "unix://" + h.dir + "/docker.sock"}, flags...)...)
+	return err
+}
+
+// engineAnswers waits until the engine does, and gives it an image.
+func (h *host) engineAnswers(ctx context.Context) error {
 	if err := h.until(ctx, "dockerd", func() error { return h.in(ctx, "docker", "version").Run() }); err != nil {
 		return err
 	}
