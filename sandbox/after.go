@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"bytes"
 	"net/netip"
 	"slices"
 )
@@ -96,7 +95,7 @@ func (s Step) unset(entries []Entry) []Entry {
 		if s.Entry.Addr.IsValid() && e.Addr == s.Entry.Addr {
 			e.Addr = netip.Addr{}
 		}
-		if s.Entry.Via.IsValid() && bytes.Equal(e.MAC, s.Entry.MAC) {
+		if s.Entry.replaces(e) {
 			e.Via = netip.Addr{}
 		}
 		if e.Addr.IsValid() || e.Via.IsValid() {

@@ -203,10 +203,13 @@ func (d *differ) delAddrs(have, want Link) {
 
 // delEntries removes what no wanted entry has taken the place of: a neighbour goes by its address, a forwarding entry by its MAC.
 func (d *differ) delEntries(have, want Link) {
-	addrs, macs := map[netip.Addr]bool{}, map[string]bool{}
+	addrs, macs, floods := map[netip.Addr]bool{}, map[string]bool{}, map[netip.Addr]bool{}
 	for _, e := range want.Entries {
 		addrs[e.Addr] = true
-		if e.Via.IsValid() {
+		switch {
+		case e.Floods():
+			floods[e.Via] = true
+		case e.Via.IsValid():
 			macs[string(e.MAC)] = true
 		}
 	}
@@ -214,7 +217,7 @@ func (d *differ) delEntries(have, want Link) {
 		if addrs[e.Addr] {
 			e.Addr = netip.Addr{}
 		}
-		if macs[string(e.MAC)] {
+		if macs[string(e.MAC)] || e.Floods() && floods[e.Via] {
 			e.Via = netip.Addr{}
 		}
 		if e.Addr.IsValid() || e.Via.IsValid() {

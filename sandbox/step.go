@@ -90,7 +90,11 @@ func (s Step) entryCommand() string {
 		commands = append(commands, words("ip neigh", verb, s.Entry.Addr.String(), "lladdr", s.Entry.MAC.String(), "dev", s.Link.Name, when(s.Op == SetEntry, "nud permanent")))
 	}
 	if s.Entry.Via.IsValid() {
-		commands = append(commands, words("bridge fdb", verb, s.Entry.MAC.String(), "dev", s.Link.Name, "dst", s.Entry.Via.String(), "self", when(s.Link.Master != "", "master"),
+		if s.Entry.Floods() && s.Op == SetEntry {
+			verb = "append"
+		}
+		commands = append(commands, words("bridge fdb", verb, s.Entry.MAC.String(), "dev", s.Link.Name, "dst", s.Entry.Via.String(), "self",
+			when(s.Link.Master != "" && !s.Entry.Floods(), "master"),
 			when(s.Op == SetEntry, "static")))
 	}
 	return strings.Join(commands, " && ")
@@ -182,8 +186,8 @@ func (l Link) setCommand(have Link) string {
 
 // String is the settings in the words of ip-link(8).
 func (p Port) String() string {
-	flood := either(p.NoFlood, "off", "on")
-	return words("isolated", either(p.Isolated, "on", "off"), "hairpin", either(p.Hairpin, "on", "off"), "flood", flood, "mcast_flood", flood, "bcast_flood", flood,
+	flood, many := either(p.NoFlood, "off", "on"), either(p.NoFlood && !p.Broadcast, "off", "on")
+	return words("isolated", either(p.Isolated, "on", "off"), "hairpin", either(p.Hairpin, "on", "off"), "flood", flood, "mcast_flood", many, "bcast_flood", many,
 		"learning", either(p.NoLearning, "off", "on"), "neigh_suppress", either(p.ProxyARP, "on", "off"))
 }
 

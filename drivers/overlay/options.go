@@ -15,6 +15,7 @@ type Options struct {
 	VNI                Range        // which VXLAN network identifier it may have; zero: 256-1000
 	Port               int          // of UDP, for VXLAN; 0: 4789
 	MTU                int          // bytes, at most; 0: what the underlay carries
+	Flood              bool         // what is for many or for all goes to the other hosts too, by a packet to each (RFC 7348, section 4.2, without a multicast group)
 	Prefix             string       // of interface names in sandboxes; "": eth
 	Binding            netip.Addr   // host address of ports published without one, IPv4; zero or 0.0.0.0: all, of both families
 	SNAT4, SNAT6       netip.Addr   // source of what leaves; zero: masquerade
@@ -74,6 +75,7 @@ func table() labels.Table[Options] {
 		labels.Value("port", "", "a port number from 1 to 65535", func(o *O) *int { return &o.Port }, readPort, labels.WriteInt),
 		labels.Value("mtu", docker+"driver.mtu", "a number of bytes from 68 to 65535, or 0 for what the underlay carries",
 			func(o *O) *int { return &o.MTU }, labels.MTU, labels.WriteInt),
+		labels.On("flood", "", func(o *O) *bool { return &o.Flood }),
 		labels.Value("iface_prefix", docker+"container_iface_prefix", "the beginning of an interface name, at most 11 bytes",
 			func(o *O) *string { return &o.Prefix }, readPrefix, labels.Text),
 		labels.Value("host_binding_ipv4", docker+"bridge.host_binding_ipv4", "an IPv4 address",

@@ -16,7 +16,7 @@
 //
 // The bridge has the same addresses and MAC on every host: an endpoint's gateway is always near. The bridge knows all endpoints of the
 // other hosts as permanent neighbours and answers for them, and the VXLAN device knows behind which host each is: nothing is learnt, and
-// nothing flooded between hosts. Two networks may have the same subnet, so that ports and sources are translated twice: host to
+// nothing flooded between hosts but with the option flood, what is for many or for all. Two networks may have the same subnet, so that ports and sources are translated twice: host to
 // namespace, namespace to endpoint.
 //
 // The driver only computes.

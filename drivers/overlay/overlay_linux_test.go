@@ -383,3 +383,39 @@ func TestOnTheWire(t *testing.T) {
 		t.Errorf("tcpdump: %s", text)
 	}
 }
+
+// What is for many or for all stays on a host, unless the option flood has it go to the others.
+func TestFlood(t *testing.T) {
+	nstest.MustNotLeak(t)
+	a, b, _ := pair(t, false)
+	blue, red := net1(1, 256, dual()...), net1(2, 257, subnet("10.2.0.0/24", "10.2.0.1/24"))
+	red.Options = overlay.Options{Flood: true}.Labels()
+	for _, s := range []*site{a, b} {
+		s.network(blue)
+		s.network(red)
+	}
+	for _, c := range []struct {
+		on    netdriver.Network
+		begin string
+		heard bool
+	}{{blue, "10.1.0.", false}, {red, "10.2.0.", true}} {
+		one, two, near := a.join(c.on, nil, c.begin+"2/24"), b.join(c.on, nil, c.begin+"3/24"), a.join(c.on, nil, c.begin+"4/24")
+		a.network(c.on, two.peer())
+		b.network(c.on, one.peer(), near.peer())
+		for _, box := range []*box{two, near} {
+			box.Sysctl("ipv4/icmp_echo_ignore_broadcasts", "0")
+		}
+		one.pings(t, two.addr(0))
+		for _, all := range []string{c.begin + "255", "224.0.0.1"} {
+			var out string
+			hears := func(b *box) bool { return strings.Contains(out, "from "+b.addr(0).String()) }
+			nstest.Eventually(t, "all on this host hear "+all, func() bool {
+				out, _ = one.Try("ping", "-b", "-c2", "-i0.2", "-W1", "-I", "eth0", all)
+				return hears(near) && (hears(two) || !c.heard)
+			})
+			if !c.heard && hears(two) {
+				t.Errorf("%s: the other host hears\n%s", all, out)
+			}
+		}
+	}
+}

@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"bytes"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -45,7 +46,18 @@ func (n network) peers(all []netdriver.Peer) peers {
 			}
 		}
 	}
+	if n.options.Flood {
+		p.forwarding = append(p.flooding(), p.forwarding...)
+	}
 	return p
+}
+
+// flooding are the entries that have what is for many or for all sent to each of the other hosts.
+func (p peers) flooding() (all []sandbox.Entry) {
+	for _, tunnel := range p.tunnels {
+		all = append(all, sandbox.Entry{MAC: make(net.HardwareAddr, 6), Via: tunnel})
+	}
+	return all
 }
 
 func (n network) contains(a netip.Addr) bool {

@@ -222,7 +222,7 @@ func (n network) inside(peers peers) netdriver.Share {
 	tunnel := sandbox.Link{
 		Name: tunnelName, Master: bridgeName, MTU: n.mtu, Silent: true, Entries: peers.forwarding,
 		VXLAN: &sandbox.VXLAN{VNI: n.record.Number, Port: uint32(n.options.port()), Local: n.host.Advertise},
-		Port:  sandbox.Port{NoFlood: true, NoLearning: true, ProxyARP: true},
+		Port:  sandbox.Port{NoFlood: true, Broadcast: n.options.Flood, NoLearning: true, ProxyARP: true},
 	}
 	config := sandbox.Config{Links: []sandbox.Link{bridge, tunnel}, Sysctls: n.insideSysctls()}
 	if !n.record.Internal {

@@ -104,6 +104,10 @@ func TestPlanNetwork(t *testing.T) {
 		},
 		"small-underlay": func(in *netdriver.Input) { in.Host.MTU = 1300 },
 		"jumbo-underlay": func(in *netdriver.Input) { in.Host.MTU = 9000 },
+		"flood": func(in *netdriver.Input) {
+			in.Network.Options = map[string]string{"flood": "1"}
+			in.Peers = append(in.Peers, peer(10, "192.0.2.2"), peer(11, "192.0.2.3"))
+		},
 		"options": func(in *netdriver.Input) {
 			in.Network.Options = map[string]string{
 				"com.docker.network.driver.overlay.vxlanid_list": "5000000", "port": "5789", "com.docker.network.driver.mtu": "1400",

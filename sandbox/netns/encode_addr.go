@@ -197,6 +197,11 @@ func (a *apply) entry(ctx context.Context, op sandbox.Op, l sandbox.Link, e sand
 	}
 	to := []uint8{unix.NTF_SELF}
 	switch {
+	case e.Floods(): // one of several with this MAC, of which the bridge knows nothing
+		flags &^= unix.NLM_F_REPLACE
+		if op == sandbox.SetEntry {
+			flags |= unix.NLM_F_APPEND
+		}
 	case l.Master == "":
 	case op == sandbox.SetEntry:
 		to[0] |= unix.NTF_MASTER

@@ -174,8 +174,8 @@ func (a *apply) linkInfo(l, have sandbox.Link) {
 		b.Uint8(unix.IFLA_BRPORT_ISOLATED, flag(p.Isolated))
 		b.Uint8(unix.IFLA_BRPORT_MODE, flag(p.Hairpin))
 		b.Uint8(unix.IFLA_BRPORT_UNICAST_FLOOD, flag(!p.NoFlood))
-		b.Uint8(unix.IFLA_BRPORT_MCAST_FLOOD, flag(!p.NoFlood))
-		b.Uint8(unix.IFLA_BRPORT_BCAST_FLOOD, flag(!p.NoFlood))
+		b.Uint8(unix.IFLA_BRPORT_MCAST_FLOOD, flag(!p.NoFlood || p.Broadcast))
+		b.Uint8(unix.IFLA_BRPORT_BCAST_FLOOD, flag(!p.NoFlood || p.Broadcast))
 		b.Uint8(unix.IFLA_BRPORT_LEARNING, flag(!p.NoLearning))
 		b.Uint8(unix.IFLA_BRPORT_NEIGH_SUPPRESS, flag(p.ProxyARP))
 	default:

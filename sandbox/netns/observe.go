@@ -152,6 +152,7 @@ func parsePort(p []byte) sandbox.Port {
 	is := func(typ uint16) bool { return number(a[typ]) != 0 }
 	return sandbox.Port{
 		Isolated: is(unix.IFLA_BRPORT_ISOLATED), Hairpin: is(unix.IFLA_BRPORT_MODE), NoFlood: !is(unix.IFLA_BRPORT_UNICAST_FLOOD),
+		Broadcast:  !is(unix.IFLA_BRPORT_UNICAST_FLOOD) && is(unix.IFLA_BRPORT_BCAST_FLOOD) && is(unix.IFLA_BRPORT_MCAST_FLOOD),
 		NoLearning: !is(unix.IFLA_BRPORT_LEARNING), ProxyARP: is(unix.IFLA_BRPORT_NEIGH_SUPPRESS),
 	}
 }

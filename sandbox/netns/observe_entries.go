@@ -2,7 +2,9 @@ package netns
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -47,9 +49,15 @@ func (o *observer) entries(links []seen) (map[uint32][]sandbox.Entry, error) {
 	}
 	f := forwarding{}
 	err := o.dump(unix.RTM_GETNEIGH, unix.AF_BRIDGE, ndmLen, func(h []byte, a map[uint16][]byte) {
-		if m := ndmsg(h); kinds[m.index()] == "vxlan" {
-			f.read(m, a)
+		m := ndmsg(h)
+		if kinds[m.index()] != "vxlan" {
+			return
 		}
+		if via, is := netip.AddrFromSlice(a[unix.NDA_DST]); is && len(a[unix.NDA_LLADDR]) == 6 && [6]byte(a[unix.NDA_LLADDR]) == [6]byte{} {
+			all[m.index()] = append(all[m.index()], sandbox.Entry{MAC: make(net.HardwareAddr, 6), Via: via})
+			return
+		}
+		f.read(m, a)
 	})
 	if err != nil {
 		return nil, err
@@ -58,7 +66,9 @@ func (o *observer) entries(links []seen) (map[uint32][]sandbox.Entry, error) {
 		for mac, e := range macs {
 			all[index] = append(all[index], e.entry(mac))
 		}
-		slices.SortFunc(all[index], func(a, b sandbox.Entry) int { return bytes.Compare(a.MAC, b.MAC) })
+	}
+	for index := range f {
+		slices.SortFunc(all[index], func(a, b sandbox.Entry) int { return cmp.Or(bytes.Compare(a.MAC, b.MAC), a.Via.Compare(b.Via)) })
 	}
 	return all, nil
 }
@@ -74,7 +84,7 @@ type forward struct {
 
 func (f forwarding) read(m ndmsg, a map[uint16][]byte) {
 	raw := a[unix.NDA_LLADDR]
-	if len(raw) != 6 || [6]byte(raw) == [6]byte{} {
+	if len(raw) != 6 {
 		return
 	}
 	via, is := netip.AddrFromSlice(a[unix.NDA_DST])

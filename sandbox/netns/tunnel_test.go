@@ -67,6 +67,43 @@ func TestEntriesHurtByHand(t *testing.T) {
 	r.change(on, "net/1", want, sandbox.Config{})
 }
 
+// What is for many or for all goes to several hosts: entries of one MAC that come and go each by itself.
+func TestFloodingEntries(t *testing.T) {
+	r := newRoom(t, 0)
+	on, _ := r.create()
+	to := func(hosts ...string) sandbox.Config {
+		c := tunnelNamespace(2)
+		c.Links[1].Port.Broadcast = true
+		for _, via := range hosts {
+			c.Links[1].Entries = append(c.Links[1].Entries, sandbox.Entry{MAC: make(net.HardwareAddr, 6), Via: netip.MustParseAddr(via)})
+		}
+		return c
+	}
+	have := sandbox.Config{}
+	for _, want := range []sandbox.Config{to("192.0.2.2"), to("192.0.2.2", "192.0.2.3", "192.0.2.4"), to("192.0.2.4"), to(), to("192.0.2.5")} {
+		r.change(on, "net/1", have, want)
+		r.mustBe(on, "", want)
+		have = want
+	}
+	news := watchedIn(r, on)
+	for _, c := range []string{
+		"bridge fdb del 00:00:00:00:00:00 dev sx0 dst 192.0.2.5 self",
+		"bridge fdb append 00:00:00:00:00:00 dev sx0 dst 192.0.2.6 self",
+	} {
+		r.inside(on, strings.Fields(c)...)
+		if owner := next(r, news); owner != "net/1" {
+			t.Fatalf("%s: told of %q", c, owner)
+		}
+		r.settle(on, have)
+		for len(news) > 0 {
+			<-news
+		}
+	}
+	r.change(on, "net/1", have, tunnelNamespace(2))
+	r.mustBe(on, "", tunnelNamespace(2))
+	r.change(on, "net/1", tunnelNamespace(2), sandbox.Config{})
+}
+
 func watchedIn(r *room, ns sandbox.Namespace) <-chan string {
 	return told(r, func(ctx context.Context, yield func(string)) {
 		for owner, err := range ns.Watch(ctx) {
