@@ -47,6 +47,7 @@ type daemon struct {
 	host       string // id of this host
 	lost       bool   // a store is new, though what it was to remember may still run
 	options    sealane.Options
+	spaces     *netns.Provider
 	controller *sealane.Controller
 	server     *api.Server
 	listener   net.Listener
@@ -209,12 +210,17 @@ func (d *daemon) openRooms(ctx context.Context) error {
 	plugins := remote.New(where)
 	d.closing(plugins.Close)
 	d.options.Find = d.find(plugins)
-	if d.firewall != "none" {
-		if d.options.Firewalls, err = nftables.New(nftables.Options{Instance: d.instance}); err != nil {
-			return err
-		}
+	return d.openSpaces()
+}
+
+// openSpaces opens what makes namespaces, and the firewalls in them.
+func (d *daemon) openSpaces() error {
+	o := netns.Options{Run: d.run, Instance: d.instance, Ready: readyNamespaces}
+	socketWall := netns.Kind{Domain: unix.AF_NETLINK, Type: unix.SOCK_RAW, Protocol: unix.NETLINK_NETFILTER}
+	if d.firewall != "none" { // what each sandbox is entered for: the resolver's sockets, and that by which the firewall leads to them
+		o.Sockets = []netns.Kind{{Domain: unix.AF_INET, Type: unix.SOCK_DGRAM}, {Domain: unix.AF_INET, Type: unix.SOCK_STREAM}, socketWall}
 	}
-	spaces, err := netns.New(netns.Options{Run: d.run, Instance: d.instance, Ready: readyNamespaces})
+	spaces, err := netns.New(o)
 	if errdefs.IsFailedPrecondition(err) {
 		return fmt.Errorf("%w: give this one another --instance, with directories of its own", err)
 	}
@@ -222,7 +228,13 @@ func (d *daemon) openRooms(ctx context.Context) error {
 		return err
 	}
 	d.closing(spaces.Close)
-	d.options.Spaces = spaces
+	d.options.Spaces, d.spaces = spaces, spaces
+	if d.firewall != "none" {
+		wall := func(path string) (int, error) { return spaces.Socket(path, socketWall) }
+		if d.options.Firewalls, err = nftables.New(nftables.Options{Instance: d.instance, Socket: wall}); err != nil {
+			return err
+		}
+	}
 	d.options.Files = resolver.Directory{Path: sandboxFiles(d.run)}
 	return writeLine(d.instanceFile(), d.instance)
 }
@@ -254,7 +266,10 @@ func (d *daemon) openResolver(context.Context) error {
 		keeper = store
 	}
 	d.closing(keeper.Close)
-	names, err := dns.New(dns.Options{Keeper: keeper})
+	socket := func(path string, typ int) (int, error) {
+		return d.spaces.Socket(path, netns.Kind{Domain: unix.AF_INET, Type: typ})
+	}
+	names, err := dns.New(dns.Options{Keeper: keeper, Socket: socket})
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,8 @@ import (
 type Options struct {
 	Host     string // path of the namespace that is the host; "": the process's own
 	Instance string // name of the table, the same in every namespace; "": sealane
+	// Socket opens a netlink socket of nfnetlink, non-blocking, in the namespace whose file is path; nil: a thread goes there.
+	Socket func(path string) (fd int, err error)
 }
 
 // Opener opens firewalls, reserves the host's ports and forgets its flows. Safe for concurrent use.
@@ -78,7 +80,7 @@ func (o *Opener) Open(ctx context.Context, key string) (firewall.Firewall, error
 	if key == "" {
 		path = o.options.Host
 	}
-	socket, err := nlmsg.Open(path, unix.NETLINK_NETFILTER)
+	socket, err := o.socket(path)
 	if err == nil {
 		err = socket.SetBuffers(buffers)
 	}
@@ -95,6 +97,17 @@ func (o *Opener) Open(ctx context.Context, key string) (firewall.Firewall, error
 		o.adopt(t)
 	}
 	return t, nil
+}
+
+func (o *Opener) socket(path string) (*nlmsg.Socket, error) {
+	if o.options.Socket == nil {
+		return nlmsg.Open(path, unix.NETLINK_NETFILTER)
+	}
+	fd, err := o.options.Socket(path)
+	if err != nil {
+		return nil, err
+	}
+	return nlmsg.Use(fd)
 }
 
 // adopt lets Forget share the passes of the host's firewall while that is open.

@@ -58,17 +58,23 @@ type Socket struct {
 
 // Open makes a socket of a protocol (NETLINK_ROUTE, NETLINK_NETFILTER) in the namespace whose file is path; "" is the caller's own.
 func Open(path string, protocol int) (*Socket, error) {
-	s := &Socket{fd: -1}
+	fd := -1
 	err := nsthread.Do(path, func() (err error) {
-		s.fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
+		fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
 		return err
 	})
-	if err == nil {
-		err = s.setup()
-	}
 	if err != nil {
-		s.Close()
 		return nil, fmt.Errorf("open netlink socket: %w", err)
+	}
+	return Use(fd)
+}
+
+// Use makes a Socket of a descriptor that was just opened, non-blocking, and is the Socket's from now on.
+func Use(fd int) (*Socket, error) {
+	s := &Socket{fd: fd}
+	if err := s.setup(); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("set up netlink socket: %w", err)
 	}
 	return s, nil
 }

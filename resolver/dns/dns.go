@@ -36,6 +36,8 @@ type Options struct {
 	Stub string
 	// Keeper keeps sockets beyond the life of the process, so that questions wait for the next one; nil: they end with it.
 	Keeper Keeper
+	// Socket opens an IPv4 socket of a type, non-blocking, in the namespace whose file is path; nil: a thread goes there.
+	Socket func(path string, typ int) (fd int, err error)
 }
 
 // Keeper keeps descriptors beyond the life of the process. It duplicates what it is given.

@@ -103,7 +103,7 @@ func (r *Resolver) openGateway(ns sandbox.Namespace, id sandbox.ID, at netip.Add
 		return nil, err
 	}
 	b = &box{cookie: ns.Cookie(), turn: &turn{}, link: link}
-	err := nsthread.Do(cmp.Or(ns.Key(), r.options.Host), func() error { return b.listen(netip.AddrPortFrom(at, dnsPort)) })
+	err := nsthread.Do(cmp.Or(ns.Key(), r.options.Host), func() error { return b.listen(netip.AddrPortFrom(at, dnsPort), here) })
 	switch {
 	case errors.Is(err, unix.ENODEV):
 		return nil, fmt.Errorf("%w: there is no link %s: %w", errdefs.ErrNotFound, link, err)

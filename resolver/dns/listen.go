@@ -20,7 +20,7 @@ func (r *Resolver) Listen(at netip.AddrPort, networks ...string) (netip.AddrPort
 			at, errdefs.ErrInvalidArgument, at)
 	}
 	b := &box{turn: &turn{}, listens: true, named: networks}
-	if err := nsthread.Do(r.options.Host, func() error { return b.listen(at) }); err != nil {
+	if err := nsthread.Do(r.options.Host, func() error { return b.listen(at, here) }); err != nil {
 		return at, err
 	}
 	r.mu.Lock()

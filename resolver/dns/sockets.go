@@ -22,7 +22,7 @@ func (r *Resolver) open(ns sandbox.Namespace, id sandbox.ID) (*box, error) {
 	if err := closeAll(kept); err != nil {
 		return nil, err
 	}
-	if err := nsthread.Do(ns.Key(), func() error { return b.listen(netip.AddrPortFrom(resolver.Address(), 0)) }); err != nil {
+	if err := r.listenIn(ns.Key(), b); err != nil {
 		if errors.Is(err, unix.ENOENT) {
 			err = fmt.Errorf("%w: %w", errdefs.ErrNotFound, err)
 		}
@@ -35,6 +35,20 @@ func (r *Resolver) open(ns sandbox.Namespace, id sandbox.ID) (*box, error) {
 		return nil, errors.Join(err, closeAll([]int{b.udp, b.tcp}))
 	}
 	return b, nil
+}
+
+// listenIn opens the sockets of a sandbox in the namespace whose file is path.
+func (r *Resolver) listenIn(path string, b *box) error {
+	at := netip.AddrPortFrom(resolver.Address(), 0)
+	if r.options.Socket != nil {
+		return b.listen(at, func(_, typ int) (int, error) { return r.options.Socket(path, typ) })
+	}
+	return nsthread.Do(path, func() error { return b.listen(at, here) })
+}
+
+// here opens a socket in the namespace of this thread.
+func here(family, typ int) (int, error) {
+	return unix.Socket(family, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 }
 
 func (r *Resolver) keep(id sandbox.ID, b *box) error {
@@ -82,12 +96,15 @@ func (b *box) findPort() error {
 	return nil
 }
 
+// opener opens a socket of a family and a type.
+type opener func(family, typ int) (fd int, err error)
+
 // listen opens both sockets at one port; port 0: one that the kernel chooses for both.
-func (b *box) listen(at netip.AddrPort) error {
+func (b *box) listen(at netip.AddrPort, open opener) error {
 	const tries = 16
 	var err error
 	for range tries {
-		if err = b.tryListen(at); !errors.Is(err, unix.EADDRINUSE) || at.Port() != 0 {
+		if err = b.tryListen(at, open); !errors.Is(err, unix.EADDRINUSE) || at.Port() != 0 {
 			break
 		}
 	}
@@ -97,12 +114,12 @@ func (b *box) listen(at netip.AddrPort) error {
 	return nil
 }
 
-func (b *box) tryListen(at netip.AddrPort) (err error) {
-	if b.udp, err = bound(at, b.link, unix.SOCK_DGRAM); err != nil {
+func (b *box) tryListen(at netip.AddrPort, open opener) (err error) {
+	if b.udp, err = open.bound(at, b.link, unix.SOCK_DGRAM); err != nil {
 		return err
 	}
 	if err = b.findPort(); err == nil {
-		b.tcp, err = bound(netip.AddrPortFrom(at.Addr(), b.port), b.link, unix.SOCK_STREAM)
+		b.tcp, err = open.bound(netip.AddrPortFrom(at.Addr(), b.port), b.link, unix.SOCK_STREAM)
 	}
 	if err != nil {
 		return errors.Join(err, closeAll([]int{b.udp}))
@@ -112,7 +129,7 @@ func (b *box) tryListen(at netip.AddrPort) (err error) {
 
 // bound makes a socket that listens, to what comes through a link if one is named. The loopback of a namespace may still be down: its address
 // is bound all the same.
-func bound(at netip.AddrPort, link string, typ int) (int, error) {
+func (open opener) bound(at netip.AddrPort, link string, typ int) (int, error) {
 	const backlog = 128
 	family, to := unix.AF_INET, unix.Sockaddr(nil)
 	if a := at.Addr(); a.Is4() {
@@ -120,7 +137,7 @@ func bound(at netip.AddrPort, link string, typ int) (int, error) {
 	} else {
 		family, to = unix.AF_INET6, &unix.SockaddrInet6{Addr: a.As16(), Port: int(at.Port())}
 	}
-	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	fd, err := open(family, typ)
 	if err != nil {
 		return -1, err
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/sealane/sealane/resolver/resolvertest"
 	"github.com/sealane/sealane/sandbox"
 	"github.com/sealane/sealane/sandbox/netns"
+	"golang.org/x/sys/unix"
 )
 
 // world is a host with a resolver and what a Controller would do for it.
@@ -38,18 +39,23 @@ func newWorld(t testing.TB, change func(*dns.Options)) *world {
 	t.Helper()
 	w := &world{t: t, host: nstest.New(t, "host"), etc: t.TempDir(), inside: map[sandbox.ID]*nstest.Host{}, ns: map[sandbox.ID]sandbox.Namespace{}}
 	var err error
-	if w.spaces, err = netns.New(netns.Options{Host: w.host.Path(), Run: t.TempDir(), Instance: "dns"}); err != nil {
+	udp, tcp := netns.Kind{Domain: unix.AF_INET, Type: unix.SOCK_DGRAM}, netns.Kind{Domain: unix.AF_INET, Type: unix.SOCK_STREAM}
+	netlink := netns.Kind{Domain: unix.AF_NETLINK, Type: unix.SOCK_RAW, Protocol: unix.NETLINK_NETFILTER}
+	o := netns.Options{Host: w.host.Path(), Run: t.TempDir(), Instance: "dns", Sockets: []netns.Kind{udp, tcp, netlink}}
+	if w.spaces, err = netns.New(o); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { w.spaces.Close() })
-	if w.walls, err = nftables.New(nftables.Options{Host: w.host.Path()}); err != nil {
+	if w.walls, err = nftables.New(nftables.Options{Host: w.host.Path(), Socket: func(path string) (int, error) { return w.spaces.Socket(path, netlink) }}); err != nil {
 		t.Fatal(err)
 	}
-	o := dns.Options{Host: w.host.Path(), Etc: w.etc, Stub: w.etc + "/stub"}
+	names := dns.Options{Host: w.host.Path(), Etc: w.etc, Stub: w.etc + "/stub", Socket: func(path string, typ int) (int, error) {
+		return w.spaces.Socket(path, netns.Kind{Domain: unix.AF_INET, Type: typ})
+	}}
 	if change != nil {
-		change(&o)
+		change(&names)
 	}
-	if w.r, err = dns.New(o); err != nil {
+	if w.r, err = dns.New(names); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

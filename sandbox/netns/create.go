@@ -29,9 +29,11 @@ type space struct {
 type sockets struct {
 	route, filter *nlmsg.Socket // filter is nil where there is no IPv6 to keep silent
 	silent        bool          // the table that drops reports is there
+	spare         []spare
 }
 
 func (s *sockets) close() error {
+	closeSpares(s.spare)
 	var errs []error
 	for _, one := range []*nlmsg.Socket{s.route, s.filter} {
 		if one != nil {
@@ -80,6 +82,8 @@ func (p *Provider) create(ctx context.Context, id string) (*Namespace, error) {
 		}
 		return p.reopen(path) // somebody was faster
 	}
+	p.spares.put(path, s.first.spare)
+	s.first.spare = nil
 	return &Namespace{p: p, key: path, ours: true, cookie: s.cookie, first: s.first}, nil
 }
 
@@ -139,6 +143,13 @@ func (p *Provider) prepare() (s sockets, err error) {
 	if err := s.route.Do(&b, nil); err != nil {
 		return s, fmt.Errorf("set up loopback: %w", err)
 	}
+	for _, k := range p.kinds {
+		fd, err := k.open()
+		if err != nil {
+			return s, err
+		}
+		s.spare = append(s.spare, spare{k, fd})
+	}
 	if !p.ipv6 {
 		return s, nil
 	}
@@ -171,6 +182,7 @@ func (p *Provider) Remove(_ context.Context, id string) error {
 }
 
 func (p *Provider) remove(path string) error {
+	p.spares.remove(path)
 	mount, err := os.Readlink(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

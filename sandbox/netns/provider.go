@@ -25,7 +25,8 @@ type Options struct {
 	Host     string // path of the namespace that is the host; "": the process's own
 	Run      string // directory: namespaces are at <Run>/netns/<id>. Required; best on a tmpfs
 	Instance string // owner of links: their alias is sealane:<Instance>/<owner>; "": "sealane"
-	Ready    int    // namespaces kept ready beforehand, with a descriptor each; 0: none
+	Ready    int    // namespaces kept ready beforehand, with a descriptor each and one for each of Sockets; 0: none
+	Sockets  []Kind // what is made with each namespace for Provider.Socket
 }
 
 // Provider makes namespaces and opens those of others. It implements sandbox.Provider, Surveyor, Lister and Gone. Safe for concurrent
@@ -44,6 +45,8 @@ type Provider struct {
 	warden         *warden
 	reaper         *reaper
 	ready          *ready
+	kinds          []Kind
+	spares         spares
 }
 
 var (
@@ -59,7 +62,8 @@ const mounts = "mounts"
 // New opens the host and sweeps what a process that died left in the run directory. FailedPrecondition when another one of the same
 // instance works in this host.
 func New(o Options) (*Provider, error) {
-	p := &Provider{host: o.Host, instance: cmp.Or(o.Instance, "sealane"), lock: -1, announcer: announcer{host: o.Host, fd: -1}, procfs: newProcfs()}
+	p := &Provider{host: o.Host, instance: cmp.Or(o.Instance, "sealane"), lock: -1, announcer: announcer{host: o.Host, fd: -1}, procfs: newProcfs(),
+		kinds: o.Sockets}
 	if err := p.open(o); err != nil {
 		return nil, fmt.Errorf("open namespaces in %s: %w", o.Run, errors.Join(err, p.Close()))
 	}
@@ -120,6 +124,7 @@ func (p *Provider) Close() error {
 			errs = append(errs, s.first.close(), unmount(s.mount))
 		}
 	}
+	p.spares.close()
 	if p.reaper != nil {
 		p.reaper.close()
 		errs = append(errs, p.reaper.host.Close())
