@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -238,7 +239,8 @@ type container struct {
 	sandbox.Sandbox
 	world     *world
 	endpoints []endpoint.Endpoint
-	host      *nstest.Host
+	entered   sync.Once
+	host      *nstest.Host // once entered
 }
 
 // join makes an endpoint for the container and joins it.
@@ -306,13 +308,13 @@ func (c *container) addressOn(n int, six bool) netip.Addr {
 // as is the container as a host of the test kit. It keeps the namespace alive until the test ends.
 func (c *container) as() *nstest.Host {
 	c.world.t.Helper()
-	if c.host == nil {
+	c.entered.Do(func() {
 		info, err := c.Info(c.world.t.Context())
 		if err != nil {
 			c.world.t.Fatal(err)
 		}
 		c.host = nstest.At(c.world.t, info.Spec.Name, info.Key)
-	}
+	})
 	return c.host
 }
 

@@ -16,13 +16,13 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/sealane/sealane"
 	"github.com/sealane/sealane/datastore"
 	"github.com/sealane/sealane/docker"
 	"github.com/sealane/sealane/drivers"
 	"github.com/sealane/sealane/firewall/firewalltest"
+	"github.com/sealane/sealane/internal/golden"
 	"github.com/sealane/sealane/ipam"
 	"github.com/sealane/sealane/ipam/pool"
 	"github.com/sealane/sealane/remote"
@@ -220,7 +220,7 @@ func TestTranscripts(t *testing.T) {
 				fmt.Fprintf(&told, "  %d %s%s\n", status, strings.TrimPrefix(r.Path, "/"), shown(said))
 			}
 			fmt.Fprintf(&told, "leaves\n%s", e.state())
-			golden(t, name, told.String())
+			golden.Check(t, *update, name, told.String())
 		})
 	}
 }
@@ -239,21 +239,4 @@ func shown(said map[string]any) string {
 		return ""
 	}
 	return " " + string(text)
-}
-
-func golden(t *testing.T, name, text string) {
-	t.Helper()
-	file := "testdata/" + name + ".txt"
-	if *update {
-		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), text); diff != "" {
-		t.Errorf("%s: %s", file, diff)
-	}
 }

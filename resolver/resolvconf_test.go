@@ -4,15 +4,12 @@ import (
 	"flag"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
+	"github.com/sealane/sealane/internal/golden"
 	"github.com/sealane/sealane/resolver"
 	"github.com/sealane/sealane/sandbox"
 )
@@ -51,19 +48,7 @@ func TestGoldenResolvConf(t *testing.T) {
 			fmt.Fprintf(&b, "--- %s, %s\n%s", name, as.what, as.conf.Text())
 		}
 	}
-	path := filepath.Join("testdata", "resolv.conf.txt")
-	if *update {
-		if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), b.String()); diff != "" {
-		t.Errorf("%s (-want +got), -update to accept:\n%s", path, diff)
-	}
+	golden.Check(t, *update, "resolv.conf", b.String())
 }
 
 func keys(m map[string]string) func(func(string) bool) {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 
+	"github.com/sealane/sealane/internal/golden"
 	"github.com/sealane/sealane/sandbox"
 )
 
@@ -148,7 +148,6 @@ func diffCases() []diffCase {
 }
 
 func TestDiff(t *testing.T) {
-	const golden = "testdata/diff.txt"
 	var b strings.Builder
 	for _, c := range diffCases() {
 		fmt.Fprintf(&b, "== %s\n", c.name)
@@ -156,18 +155,7 @@ func TestDiff(t *testing.T) {
 			fmt.Fprintln(&b, s)
 		}
 	}
-	if *update {
-		if err := os.WriteFile(golden, []byte(b.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), b.String()); diff != "" {
-		t.Errorf("steps (-want +got):\n%s", diff)
-	}
+	golden.Check(t, *update, "diff", b.String())
 }
 
 func TestAfterDiffIsWhatWasWanted(t *testing.T) {

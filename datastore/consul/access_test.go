@@ -1,9 +1,6 @@
 package consul_test
 
 import (
-	"crypto/tls"
-	"crypto/x509"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -21,7 +18,7 @@ func TestAccess(t *testing.T) {
 	nstest.MustNotLeak(t)
 	files := servertest.NewTLS(t)
 	server := servertest.One(t, servertest.Consul, servertest.Options{TLS: files, Token: "cafe0000-0000-0000-0000-000000000001"}).Servers[0]
-	client := config(t, files, true)
+	client := files.Client(t, true)
 	try := func(o consul.Options) (list, write error) {
 		o.Timeout = 2 * time.Second
 		s := open(t, server, o)
@@ -56,29 +53,11 @@ func TestAccess(t *testing.T) {
 	}
 	for name, o := range map[string]consul.Options{
 		"no TLS":         {Token: good.Token},
-		"no certificate": {Token: good.Token, TLS: config(t, files, false)},
-		"another CA":     {Token: good.Token, TLS: config(t, servertest.NewTLS(t), true)},
+		"no certificate": {Token: good.Token, TLS: files.Client(t, false)},
+		"another CA":     {Token: good.Token, TLS: servertest.NewTLS(t).Client(t, true)},
 	} {
 		if list, write := try(o); !errdefs.IsUnavailable(list) || !errdefs.IsUnavailable(write) {
 			t.Errorf("%s: got %v and %v, want Unavailable", name, list, write)
 		}
 	}
-}
-
-func config(t *testing.T, files *servertest.TLS, certificate bool) *tls.Config {
-	t.Helper()
-	text, err := os.ReadFile(files.CA)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &tls.Config{RootCAs: x509.NewCertPool()}
-	c.RootCAs.AppendCertsFromPEM(text)
-	if certificate {
-		pair, err := tls.LoadX509KeyPair(files.Cert, files.Key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.Certificates = []tls.Certificate{pair}
-	}
-	return c
 }

@@ -3,9 +3,7 @@ package etcd_test
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"net"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -26,7 +24,7 @@ func TestAccess(t *testing.T) {
 	nstest.MustNotLeak(t)
 	files := servertest.NewTLS(t)
 	server := servertest.One(t, servertest.Etcd, servertest.Options{TLS: files}).Servers[0]
-	client := config(t, files, true)
+	client := files.Client(t, true)
 	addUser(t, admin(t, server, client))
 	try := func(o etcd.Options) (list, write error) {
 		o.Timeout = 2 * time.Second
@@ -63,8 +61,8 @@ func TestAccess(t *testing.T) {
 	}
 	for name, o := range map[string]etcd.Options{
 		"no TLS":         {},
-		"no certificate": {TLS: config(t, files, false)},
-		"another CA":     {TLS: config(t, servertest.NewTLS(t), true)},
+		"no certificate": {TLS: files.Client(t, false)},
+		"another CA":     {TLS: servertest.NewTLS(t).Client(t, true)},
 	} {
 		o.User, o.Password = good.User, good.Password
 		if list, write := try(o); !errdefs.IsUnavailable(list) || !errdefs.IsUnavailable(write) {
@@ -103,22 +101,4 @@ func addUser(t *testing.T, c *clientv3.Client) {
 	must(c.UserAdd(ctx, "sealane", "secret"))
 	must(c.UserGrantRole(ctx, "sealane", "net"))
 	must(c.AuthEnable(ctx))
-}
-
-func config(t *testing.T, files *servertest.TLS, certificate bool) *tls.Config {
-	t.Helper()
-	text, err := os.ReadFile(files.CA)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &tls.Config{RootCAs: x509.NewCertPool()}
-	c.RootCAs.AppendCertsFromPEM(text)
-	if certificate {
-		pair, err := tls.LoadX509KeyPair(files.Cert, files.Key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.Certificates = []tls.Certificate{pair}
-	}
-	return c
 }

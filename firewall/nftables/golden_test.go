@@ -4,15 +4,13 @@ import (
 	"encoding/binary"
 	"flag"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/sealane/sealane/firewall"
+	"github.com/sealane/sealane/internal/golden"
 	"github.com/sealane/sealane/internal/nlmsg"
 	"github.com/sealane/sealane/internal/nstest"
 	"golang.org/x/sys/unix"
@@ -50,14 +48,14 @@ func TestGolden(t *testing.T) {
 			h := nstest.New(t, "h")
 			_, f := open(t, h, "")
 			apply(t, f, changes...)
-			golden(t, strings.ReplaceAll(name, " ", "-"), elements(h.Ruleset()))
+			golden.Check(t, *update, strings.ReplaceAll(name, " ", "-"), elements(h.Ruleset()))
 		})
 	}
 	t.Run("rules", func(t *testing.T) {
 		h := nstest.New(t, "h")
 		_, f := open(t, h, "")
 		apply(t, f, firewall.Change{Owner: "net/1", Want: n(func(*firewall.Network) {})})
-		golden(t, "rules", regexp.MustCompile(`(?s)\n?\s*elements = \{.*?\}`).ReplaceAllString(h.Ruleset(), "")+"\n")
+		golden.Check(t, *update, "rules", regexp.MustCompile(`(?s)\n?\s*elements = \{.*?\}`).ReplaceAllString(h.Ruleset(), "")+"\n")
 	})
 }
 
@@ -71,23 +69,6 @@ func elements(ruleset string) string {
 	}
 	slices.Sort(lines)
 	return strings.Join(lines, "")
-}
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name+".txt")
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got), -update to accept:\n%s", path, diff)
-	}
 }
 
 // TestOneTransaction: a change is one transaction, however big: the kernel numbers them.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sealane/sealane/firewall"
+	"github.com/sealane/sealane/internal/golden"
 	"github.com/sealane/sealane/internal/nstest"
 	"golang.org/x/sys/unix"
 )
@@ -44,7 +45,7 @@ func TestRedirect(t *testing.T) {
 	if rules := h.Ruleset(); strings.Count(rules, "notrack") != 2 {
 		t.Errorf("rules:\n%s", rules)
 	}
-	golden(t, "redirect", strings.ReplaceAll(h.Run("nft", "list", "table", "inet", "sealane-resolver"), " "+strconv.Itoa(port), " PORT"))
+	golden.Check(t, *update, "redirect", strings.ReplaceAll(h.Run("nft", "list", "table", "inet", "sealane-resolver"), " "+strconv.Itoa(port), " PORT"))
 	apply(t, f, firewall.Change{Owner: "sb/1", Have: r})
 	if rules := h.Ruleset(); strings.Contains(rules, "sealane") {
 		t.Errorf("left behind:\n%s", rules)

@@ -312,7 +312,7 @@ func (s *Server) tls() *tls.Config {
 	if s.options.TLS == nil {
 		return nil
 	}
-	return s.options.TLS.client(s.t)
+	return s.options.TLS.Client(s.t, true)
 }
 
 func (s *Server) data() string    { return filepath.Join(s.dir, "data") }

@@ -67,17 +67,21 @@ func write(t testing.TB, path, kind string, der []byte) {
 	}
 }
 
-// client is the configuration of a client that has the certificate.
-func (f *TLS) client(t testing.TB) *tls.Config {
-	cert, err := tls.LoadX509KeyPair(f.Cert, f.Key)
-	if err != nil {
-		t.Fatal(err)
-	}
+// Client is what a client needs that knows the CA, and shows its own certificate or none.
+func (f *TLS) Client(t testing.TB, certificate bool) *tls.Config {
+	t.Helper()
 	ca, err := os.ReadFile(f.CA)
 	if err != nil {
 		t.Fatal(err)
 	}
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(ca)
-	return &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: pool}
+	c := &tls.Config{RootCAs: x509.NewCertPool()}
+	c.RootCAs.AppendCertsFromPEM(ca)
+	if certificate {
+		pair, err := tls.LoadX509KeyPair(f.Cert, f.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Certificates = []tls.Certificate{pair}
+	}
+	return c
 }

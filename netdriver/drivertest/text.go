@@ -2,15 +2,12 @@ package drivertest
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/sealane/sealane/firewall"
+	"github.com/sealane/sealane/internal/golden"
 	"github.com/sealane/sealane/netdriver"
 	"github.com/sealane/sealane/sandbox"
 )
@@ -84,21 +81,5 @@ func fields(v reflect.Value) string {
 // Golden compares text with testdata/<name>.txt, or writes that file when update is set.
 func Golden(t *testing.T, update bool, name, text string) {
 	t.Helper()
-	file := filepath.Join("testdata", name+".txt")
-	if update {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatalf("%v (go test -update writes it)", err)
-	}
-	if diff := cmp.Diff(string(want), text); diff != "" {
-		t.Errorf("%s: %s", file, diff)
-	}
+	golden.Check(t, update, name, text)
 }

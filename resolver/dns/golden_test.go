@@ -3,17 +3,15 @@ package dns_test
 import (
 	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	mdns "github.com/miekg/dns"
 	"github.com/sealane/sealane/endpoint"
 	"github.com/sealane/sealane/firewall"
+	"github.com/sealane/sealane/internal/golden"
 	"github.com/sealane/sealane/resolver"
 	"github.com/sealane/sealane/sandbox"
 )
@@ -42,7 +40,7 @@ func TestGolden(t *testing.T) {
 			}
 		}
 	}
-	golden(t, "table", table.String())
+	golden.Check(t, *update, "table", table.String())
 }
 
 // outside is a server that knows example.com.
@@ -99,24 +97,4 @@ func (w *world) row(name string, typ uint16, network string, edns uint16) string
 		text += " [" + strings.Join(lines, "; ") + "]"
 	}
 	return regexp.MustCompile(` [1-9]\d* IN`).ReplaceAllString(text, " TTL IN")
-}
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	file := filepath.Join("testdata", name+".txt")
-	if *update {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", file, diff)
-	}
 }

@@ -51,15 +51,18 @@ func NewFake() *Fake {
 	return &Fake{zones: map[endpoint.NetworkID]zone{}, sandboxes: map[sandbox.ID]box{}, port: 40000}
 }
 
-func (f *Fake) begin(ctx context.Context, op string) error {
+func (f *Fake) begin(ctx context.Context, op string) error { return begin(ctx, &f.mu, f.Fault, op) }
+
+// begin holds the lock when it returns nil: the context goes on, and no fault is due.
+func begin(ctx context.Context, mu *sync.Mutex, fault func(op string) error, op string) error {
 	err := ctx.Err()
-	if err == nil && f.Fault != nil {
-		err = f.Fault(op)
+	if err == nil && fault != nil {
+		err = fault(op)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", op, err)
 	}
-	f.mu.Lock()
+	mu.Lock()
 	return nil
 }
 

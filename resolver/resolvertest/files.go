@@ -2,7 +2,7 @@ package resolvertest
 
 import (
 	"context"
-	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -23,17 +23,7 @@ type Files struct {
 
 var _ resolver.Files = (*Files)(nil)
 
-func (f *Files) begin(ctx context.Context, op string) error {
-	err := ctx.Err()
-	if err == nil && f.Fault != nil {
-		err = f.Fault(op)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", op, err)
-	}
-	f.mu.Lock()
-	return nil
-}
+func (f *Files) begin(ctx context.Context, op string) error { return begin(ctx, &f.mu, f.Fault, op) }
 
 // Conf implements resolver.Files.
 func (f *Files) Conf(ctx context.Context) (resolver.ResolvConf, error) { return f.HostConf, ctx.Err() }
@@ -76,11 +66,7 @@ func (f *Files) Sweep(ctx context.Context, keep []sandbox.ID) error {
 		return err
 	}
 	defer f.mu.Unlock()
-	for id := range f.texts {
-		if !slices.Contains(keep, id) {
-			delete(f.texts, id)
-		}
-	}
+	maps.DeleteFunc(f.texts, func(id sandbox.ID, _ resolver.Texts) bool { return !slices.Contains(keep, id) })
 	return nil
 }
 

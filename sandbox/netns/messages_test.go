@@ -6,11 +6,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	"github.com/sealane/sealane/internal/golden"
 	"github.com/sealane/sealane/internal/nlmsg"
 	"github.com/sealane/sealane/sandbox"
 	"golang.org/x/sys/unix"
@@ -20,7 +19,6 @@ var update = goflag.Bool("update", false, "write testdata")
 
 // The messages of an attach and a detach, byte for byte, as a little-endian machine writes them. Nothing is sent.
 func TestMessages(t *testing.T) {
-	const golden = "testdata/messages.txt"
 	var text strings.Builder
 	for _, c := range []struct {
 		name  string
@@ -65,18 +63,7 @@ func TestMessages(t *testing.T) {
 		fmt.Fprintf(&text, "== %s\n%s", c.name, dump(a.batch.Bytes()))
 		s.Close()
 	}
-	if *update {
-		if err := os.WriteFile(golden, []byte(text.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), text.String()); diff != "" {
-		t.Errorf("messages (-want +got):\n%s", diff)
-	}
+	golden.Check(t, *update, "messages", text.String())
 }
 
 // dump is messages in hex, sixteen bytes a line.
