@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"strings"
 	"sync/atomic"
@@ -143,13 +144,21 @@ func TestOverlayIsMended(t *testing.T) {
 		"ip link del br0",
 		"ip link del so0",
 	} {
-		web.meets(db)
-		web.as().Run("ip", "neigh", "flush", "dev", "eth0")
-		one.Idle(t.Context())
-		one.host.Run("nsenter", append([]string{"--net=" + inside}, strings.Fields(what)...)...)
-		start := time.Now()
-		nstest.Eventually(t, what+": mended", func() bool { return one.whole(here, web, info, inside) == nil })
-		t.Logf("%s: %v", what, time.Since(start).Round(time.Millisecond))
+		const tries = 3 // the best of which counts: other programs run too
+		best := time.Duration(math.MaxInt64)
+		for try := 0; try < tries && best > time.Second; try++ {
+			web.meets(db)
+			web.as().Run("ip", "neigh", "flush", "dev", "eth0")
+			one.Idle(t.Context())
+			one.host.Run("nsenter", append([]string{"--net=" + inside}, strings.Fields(what)...)...)
+			start := time.Now()
+			nstest.Eventually(t, what+": mended", func() bool { return one.whole(here, web, info, inside) == nil })
+			best = min(best, time.Since(start))
+		}
+		t.Logf("%s: mended in %v", what, best.Round(time.Millisecond))
+		if best > time.Second {
+			t.Errorf("%s: mended in %v", what, best)
+		}
 		web.meets(db)
 	}
 }
