@@ -35,11 +35,9 @@ var (
 	crowdOn = flag.String("crowdon", "etcd", "the store of TestFiveHosts: etcd or consul")
 )
 
-// newFleet is n hosts on one underlay and one real store, whose watches are unruly.
-func newFleet(t *testing.T, kind servertest.Kind, n int) (fleet []*world, stores []*unruly) {
+// newFleet is n hosts with real rooms on one underlay, each with its own client of the store.
+func newFleet(t *testing.T, n int, client func(host int) datastore.Store) (fleet []*world) {
 	t.Helper()
-	nstest.MustNotLeak(t)
-	server := servertest.One(t, kind, servertest.Options{})
 	var hosts []*nstest.Host
 	for i := range n {
 		h := nstest.New(t, fmt.Sprint("h", i+1))
@@ -47,17 +45,15 @@ func newFleet(t *testing.T, kind servertest.Kind, n int) (fleet []*world, stores
 		hosts = append(hosts, h)
 	}
 	lan := nstest.NewLAN(t, prefix("192.0.2.0/24"), hosts...)
-	for _, h := range hosts {
-		s := openAt(t, server, 0, "fleet")
-		u := &unruly{Store: s, Presence: s.(datastore.Presence)}
-		w := &world{t: t, host: h, outside: h, dir: runDir(t), etc: t.TempDir(), shares: &sharing{u, h.Name, lan.Addr(h)}}
+	for i, h := range hosts {
+		w := &world{t: t, host: h, outside: h, dir: runDir(t), etc: t.TempDir(), shares: &sharing{client(i), h.Name, lan.Addr(h)}}
 		w.conf("")
 		h.MustReturn()
 		w.start()
 		t.Cleanup(w.stop)
-		fleet, stores = append(fleet, w), append(stores, u)
+		fleet = append(fleet, w)
 	}
-	return fleet, stores
+	return fleet
 }
 
 // resident is an endpoint and where it is.
@@ -340,7 +336,14 @@ func (r *resident) meets(t *testing.T, all []*resident) {
 // has a forwarding or neighbour entry that is wrong, too many or missing, and in the end everybody meets again.
 func TestFiveHosts(t *testing.T) {
 	const hosts, networks, each = 5, 10, 2 // endpoints of a network on a host
-	fleet, stores := newFleet(t, servertest.Kind(*crowdOn), hosts)
+	nstest.MustNotLeak(t)
+	server := servertest.One(t, servertest.Kind(*crowdOn), servertest.Options{})
+	var stores []*unruly
+	fleet := newFleet(t, hosts, func(int) datastore.Store {
+		s := openAt(t, server, 0, "fleet")
+		stores = append(stores, &unruly{Store: s, Presence: s.(datastore.Presence)})
+		return stores[len(stores)-1]
+	})
 	domains := make([]*domain, networks)
 	var all []*resident
 	began := time.Now()

@@ -198,6 +198,9 @@ func (c *Controller) strip(ctx context.Context, id endpoint.NetworkID, host stri
 			return err
 		}
 	}
+	if host == "" {
+		return nil // what was given up is nobody's
+	}
 	return c.o.Cluster.Update(ctx, func(tx datastore.Tx) error {
 		return errors.Join(may(tx), usesTable(host).Delete(tx, string(id)), noticeTable(host).Delete(tx, string(id)))
 	})

@@ -131,8 +131,18 @@ func oneOwnerWhoeverAsksAtOnce(t *testing.T, hosts []*member) {
 // checkCluster fails for an address, a number, a subnet or a name that two have, and for what the hosts do not agree on.
 func checkCluster(t *testing.T, hosts []*member) {
 	t.Helper()
+	all := map[string]*sealane.Controller{}
+	for _, h := range hosts {
+		all[h.id] = h.Controller
+	}
+	nothingTwice(t, all)
+}
+
+func nothingTwice(t *testing.T, hosts map[string]*sealane.Controller) {
+	t.Helper()
+	ctx := t.Context()
 	numbers, subnets := map[uint32]string{}, map[netip.Prefix]string{}
-	for n, err := range hosts[0].Networks(t.Context()) {
+	for n, err := range slices.Collect(maps.Values(hosts))[0].Networks(ctx) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -152,21 +162,25 @@ func checkCluster(t *testing.T, hosts []*member) {
 			subnets[sub.Pool.Subnet] = n.Name
 		}
 		addresses, names := map[netip.Addr]string{}, map[string]string{}
-		for _, h := range hosts {
-			for e, err := range h.on(n.Name).Endpoints(t.Context()) {
+		for id, h := range hosts {
+			on, err := h.Network(ctx, n.Name)
+			if err != nil {
+				t.Fatalf("%s: %v", id, err)
+			}
+			for e, err := range on.Endpoints(ctx) {
 				if err != nil {
 					t.Fatal(err)
 				}
 				for _, a := range e.Addresses {
 					if other := addresses[a.Addr()]; other != "" {
-						t.Errorf("%s: address %s: %s and %s", n.Name, a.Addr(), other, h.id)
+						t.Errorf("%s: address %s: %s and %s", n.Name, a.Addr(), other, id)
 					}
-					addresses[a.Addr()] = h.id
+					addresses[a.Addr()] = id
 				}
 				if other := names[e.Spec.Name]; other != "" {
-					t.Errorf("%s: name %s: %s and %s", n.Name, e.Spec.Name, other, h.id)
+					t.Errorf("%s: name %s: %s and %s", n.Name, e.Spec.Name, other, id)
 				}
-				names[e.Spec.Name] = h.id
+				names[e.Spec.Name] = id
 			}
 		}
 	}

@@ -601,6 +601,9 @@ func (c *Controller) removeShared(tx datastore.Tx, n netdriver.Network) error {
 	for range publishedTable(n.ID).All(tx) {
 		return fmt.Errorf("%w: an endpoint was published at this moment; try again", errdefs.ErrConflict)
 	}
+	for range tx.List(string(endpointNames(n.ID))) { // nor a name; who finds a directory empty leaves nothing of it
+		break
+	}
 	errs := []error{networkTable().Delete(tx, string(n.ID)), networkNames.free(tx, now.Name, string(n.ID)), freeNumber(tx, now)}
 	for _, sub := range now.Subnets {
 		errs = append(errs, claimTable(spaceOf(now)).Delete(tx, claimKey(now, sub)))

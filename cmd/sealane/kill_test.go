@@ -32,9 +32,10 @@ var (
 
 // victim is a sealane process on a host, killed and started again by the test.
 type victim struct {
-	t   *testing.T
-	on  *nstest.Host
-	dir string // below which its run and root directories are; on a tmpfs
+	t     *testing.T
+	on    *nstest.Host
+	dir   string // below which its run and root directories are; on a tmpfs
+	flags []string
 	*api.Client
 	*process
 	log *os.File
@@ -72,7 +73,7 @@ func newVictim(t *testing.T, on *nstest.Host) *victim {
 func (d *victim) serve() time.Duration {
 	d.t.Helper()
 	begin := time.Now()
-	p := &process{cmd: exec.Command("sealane", "--run", d.dir+"/run", "serve", "--root", d.dir+"/root"), ended: make(chan error, 1)}
+	p := &process{cmd: exec.Command("sealane", append([]string{"--run", d.dir + "/run", "serve", "--root", d.dir + "/root"}, d.flags...)...), ended: make(chan error, 1)}
 	says, err := p.cmd.StderrPipe()
 	if err != nil {
 		d.t.Fatal(err)

@@ -64,6 +64,14 @@ func (s *Store) index(ctx context.Context) (index uint64, err error) {
 	return index, err
 }
 
+// led says of an answer that any server may give whether it is of one that has a leader.
+func (s *Store) led(meta *api.QueryMeta) error {
+	if meta.KnownLeader {
+		return nil
+	}
+	return s.explain(errors.New(leader))
+}
+
 // txn runs operations of which the first are checks. It is not ok when a check failed.
 func (s *Store) txn(ctx context.Context, ops api.TxnOps, checks int) (ok bool, err error) {
 	writes := len(ops) > checks

@@ -22,6 +22,9 @@ const (
 
 // follower is a datastore.Follower. It waits for the generation, of which every transaction makes a new one: that costs nothing while
 // nothing happens, in directories large and small. Then it reads the directory.
+//
+// It waits at the server that is asked, and reads from the leader. Waiting at the leader, to which the server would hand the request on,
+// nobody would be told for as long as the request lasts when that leader is cut off and another elected.
 type follower struct {
 	store *Store
 	dir   string
@@ -74,8 +77,11 @@ func (f *follower) wait(ctx context.Context) (moved bool, err error) {
 	if f.sessions {
 		return f.heed(ctx)
 	}
-	q := &api.QueryOptions{WaitIndex: max(f.index, f.seen, 1), WaitTime: idle * f.store.timeout}
+	q := &api.QueryOptions{WaitIndex: max(f.index, f.seen, 1), WaitTime: idle * f.store.timeout, AllowStale: true}
 	pair, meta, err := f.store.get(ctx, f.store.layout.Generation(f.dir), q)
+	if err == nil {
+		err = f.store.led(meta)
+	}
 	if err != nil {
 		return false, err
 	}
@@ -97,10 +103,13 @@ func (f *follower) wait(ctx context.Context) (moved bool, err error) {
 func (f *follower) heed(ctx context.Context) (moved bool, err error) {
 	var meta *api.QueryMeta
 	err = f.store.request(ctx, heed, func(ctx context.Context) error {
-		q := &api.QueryOptions{WaitIndex: max(f.index, 1), WaitTime: heed}
+		q := &api.QueryOptions{WaitIndex: max(f.index, 1), WaitTime: heed, AllowStale: true}
 		_, meta, err = f.store.client.KV().Keys(f.store.layout.Generation(f.dir), "", q.WithContext(ctx))
 		return err
 	})
+	if err == nil {
+		err = f.store.led(meta)
+	}
 	if err != nil {
 		return false, err
 	}
