@@ -63,6 +63,7 @@ func TestOverlayChurnWithKills(t *testing.T) {
 			})
 		}
 	}
+	var meets []time.Duration
 	for n := range *clusterKills {
 		select { // at a moment that no two runs share
 		case <-time.After(time.Duration(rand.IntN(200)) * time.Millisecond):
@@ -73,11 +74,12 @@ func TestOverlayChurnWithKills(t *testing.T) {
 		d.killNine()
 		d.serve()
 		alive[at].begin()
-		d.joins(fmt.Sprint("next", n), daemons[1-at].sandbox("anchor-"+daemons[1-at].on.Name))
+		meets = append(meets, d.joins(fmt.Sprint("next", n), daemons[1-at].sandbox("anchor-"+daemons[1-at].on.Name)))
 	}
 	stop.Store(1)
 	work.Wait()
-	t.Logf("%d kills while %d containers came and went; %d calls failed on the way", *clusterKills, made.Load(), failed.Load())
+	t.Logf("%d kills while %d containers came and went; %d calls failed on the way; who joined next met the other host within %v",
+		*clusterKills, made.Load(), failed.Load(), meets)
 	for _, d := range daemons {
 		if err := d.RemoveSandbox(t.Context(), "anchor-"+d.on.Name, false); err != nil {
 			t.Error(err)
@@ -102,18 +104,23 @@ func TestOverlayChurnWithKills(t *testing.T) {
 	})
 }
 
-// joins makes a container that meets another one, by both families, and removes it.
-func (d *victim) joins(name string, other api.Sandbox) {
+// joins makes a container that meets another one, by both families, as soon as the other host has heard of it, and removes it. It says how
+// long that took.
+func (d *victim) joins(name string, other api.Sandbox) time.Duration {
 	d.t.Helper()
 	d.must(d.CreateSandbox(d.t.Context(), api.SandboxSpec{Name: name, Networks: []api.NetworkJoin{{Network: "blue"}}}))
+	began, inside := time.Now(), d.inside(name)
 	for _, to := range []netip.Addr{other.Networks["blue"].IPAddress, other.Networks["blue"].GlobalIPv6Address} {
-		if out, err := d.inside(name).Try("ping", "-c1", "-W10", to.String()); err != nil {
-			d.t.Errorf("%s to %s: %v\n%s", name, to, err, out)
-		}
+		nstest.Eventually(d.t, name+" reaches "+to.String(), func() bool {
+			_, err := inside.Try("ping", "-c1", "-W0.2", to.String())
+			return err == nil
+		})
 	}
+	took := time.Since(began)
 	if err := d.RemoveSandbox(d.t.Context(), name, false); err != nil {
 		d.t.Error(err)
 	}
+	return took
 }
 
 // keys lists what a Consul server has.
