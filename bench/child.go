@@ -25,14 +25,18 @@ import (
 
 // order is what the bench wants done.
 type order struct {
-	Do string // attach, detach, churn, publish, load, unload, prepare, restart, usage, ask
+	Do string // attach, detach, churn, publish, load, unload, prepare, restart, usage, ask, run, overhead
 	N  int    // how many
 	G  int    // by how many goroutines (churn); outstanding (ask)
+
+	Network string // that containers are run on
+	Port    bool   // with a published port
 }
 
 // result is what came of it.
 type result struct {
 	Each  []time.Duration // what each call took
+	Verbs []time.Duration // what a plugin's verbs took of each
 	Total time.Duration   // from the first call until all devices are where they should be
 	Usage usage
 	Error string
@@ -48,7 +52,7 @@ type child struct {
 	orders  *json.Encoder
 	results *json.Decoder
 	input   io.Closer
-	patient bool // its profile is written when it ends
+	patient bool // it ends by itself: its profile is written, an engine's containers are ended
 }
 
 const childVerb = "child"
@@ -73,7 +77,7 @@ func startChild(name string, mode Mode, profile string) (*child, error) {
 	if err := c.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	s := &child{name: name, process: c, orders: json.NewEncoder(in), results: json.NewDecoder(out), input: in, patient: profile != ""}
+	s := &child{name: name, process: c, orders: json.NewEncoder(in), results: json.NewDecoder(out), input: in, patient: profile != "" || mode.Docker}
 	if _, err := s.do(order{Do: "ready"}); err != nil {
 		s.stop()
 		return nil, err
@@ -135,7 +139,7 @@ func serveChild(name, mode, profile string) error {
 	if err := json.Unmarshal([]byte(mode), &m); err != nil {
 		return err
 	}
-	if err := becomeHost(); err != nil {
+	if err := becomeHost(m.Docker); err != nil {
 		return err
 	}
 	subject, err := open(name, m)
@@ -196,11 +200,26 @@ func (s *server) do(o order) (result, error) {
 		}
 		each, total, err := a.Ask(o.N, o.G)
 		return result{Each: each, Total: total}, err
+	case "run", "overhead":
+		return s.plugin(o)
 	case "usage":
 		u, err := readUsage()
 		return result{Usage: u}, err
 	}
 	return result{}, fmt.Errorf("unknown order")
+}
+
+func (s *server) plugin(o order) (r result, err error) {
+	p, able := s.subject.(*plugin)
+	switch {
+	case !able:
+		err = fmt.Errorf("it is no plugin")
+	case o.Do == "run":
+		r.Each, r.Verbs, err = p.Run(o.Network, o.Port, o.N)
+	default:
+		r.Each, err = p.Overhead(o.N)
+	}
+	return r, err
 }
 
 func (s *server) attach(n int) (r result, err error) {

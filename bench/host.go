@@ -11,18 +11,28 @@ import (
 )
 
 // becomeHost makes the fresh network and mount namespace of this process fit to act as a host: what is written below /run stays in
-// memory and ends with the process.
-func becomeHost() error {
-	mounts := []struct {
-		kind, at string
-		flags    uintptr
-	}{
-		{"", "/", unix.MS_REC | unix.MS_PRIVATE},
-		{"tmpfs", "/run", 0},
-		{"sysfs", "/sys", 0}, // shows the links of this namespace
+// memory and ends with the process. An engine needs the control groups, which a sysfs of our own hides.
+func becomeHost(groups bool) error {
+	const at, aside = "/sys/fs/cgroup", "/run/cgroup"
+	type mount struct {
+		from, at, kind string
+		flags          uintptr
+	}
+	mounts := []mount{{"", "/", "", unix.MS_REC | unix.MS_PRIVATE}, {"tmpfs", "/run", "tmpfs", 0}}
+	if groups {
+		mounts = append(mounts, mount{at, aside, "", unix.MS_BIND | unix.MS_REC})
+	}
+	mounts = append(mounts, mount{"sysfs", "/sys", "sysfs", 0}) // shows the links of this namespace
+	if groups {
+		mounts = append(mounts, mount{aside, at, "", unix.MS_BIND | unix.MS_REC})
 	}
 	for _, m := range mounts {
-		if err := unix.Mount(m.kind, m.at, m.kind, m.flags, ""); err != nil {
+		if m.at == aside {
+			if err := os.Mkdir(aside, 0o755); err != nil {
+				return err
+			}
+		}
+		if err := unix.Mount(m.from, m.at, m.kind, m.flags, ""); err != nil {
 			return fmt.Errorf("mount %s on %s: %w", m.kind, m.at, err)
 		}
 	}

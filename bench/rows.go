@@ -17,6 +17,7 @@ func sections() []section {
 		{"restart", restartRows},
 		{"usage", usageRows},
 		{"names", namesRows},
+		{"docker", dockerRows},
 	}
 }
 

@@ -27,6 +27,8 @@ type ours struct {
 	control *sealane.Controller
 	network sealane.Network
 	spaces  *netns.Provider
+	run     *bolt.Store
+	root    *bolt.Store
 	close   []func() error // in this order
 }
 
@@ -89,6 +91,7 @@ func (o *ours) start() error {
 	if err != nil {
 		return err
 	}
+	o.run, o.root = run, root
 	o.control, err = sealane.New(context.Background(), sealane.Options{
 		Run: run, Root: root, Spaces: o.spaces, Firewalls: walls,
 		Drivers: drivers.All(), IPAM: map[string]ipam.Driver{"default": addresses},

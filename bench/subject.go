@@ -13,6 +13,7 @@ type Mode struct {
 	Pool   bool // namespaces are taken from a pool of ready ones
 	Silent bool // the floor's ports send nothing by themselves; the other subjects decide for themselves
 	Names  bool // the subject answers for names and attaches nothing
+	Docker bool // the subject is a plugin of an engine
 	Ports  int  // published TCP ports of each sandbox; the floor has none
 }
 
@@ -50,6 +51,9 @@ type Restarter interface {
 func open(name string, mode Mode) (Subject, error) {
 	if mode.Names {
 		return newNames(name)
+	}
+	if mode.Docker {
+		return newPlugin(mode)
 	}
 	switch name {
 	case "floor":

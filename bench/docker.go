@@ -1,0 +1,381 @@
+package main
+
+import (
+	"archive/tar"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sealane/sealane/docker"
+	"github.com/sealane/sealane/endpoint"
+	"github.com/sealane/sealane/netdriver"
+	"github.com/sealane/sealane/remote"
+	"github.com/sealane/sealane/sandbox"
+)
+
+// plugin is sealane as a Docker engine's plugin. Attach and Detach are the verbs that an engine sends for docker run and docker rm, over HTTP,
+// without an engine and so without moving the link; Run has a real engine do it.
+type plugin struct {
+	*ours
+	server *remote.Server
+	clock  *clock
+	client http.Client
+	pool   string
+	made   int
+	engine *exec.Cmd // nil: none yet
+	log    strings.Builder
+}
+
+const (
+	pluginSocket = "/run/docker/plugins/sealane.sock"
+	engineSocket = "/run/docker.sock"
+	pluginNet    = "n1" // of the engine-less client
+)
+
+func newPlugin(mode Mode) (*plugin, error) {
+	p := &plugin{ours: &ours{mode: mode}, clock: &clock{}}
+	if err := p.start(); err != nil {
+		return nil, err
+	}
+	driver := docker.New(docker.Options{Name: "sealane", Controller: p.control, Run: p.run, Root: p.root})
+	p.server = remote.NewServer(driver.Network(), driver.Addresses(), nil)
+	l, err := remote.Listen(pluginSocket, 0)
+	if err != nil {
+		return nil, err
+	}
+	go p.server.Serve(clocked{l, p.clock})
+	p.client.Transport = over(pluginSocket)
+	return p, p.network()
+}
+
+// over talks to a unix socket and keeps its connections, as engines do.
+func over(path string) *http.Transport {
+	return &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}}
+}
+
+// call is one verb; it returns a field of the answer.
+func (p *plugin) call(verb, field, body string, args ...any) (string, error) {
+	reply, err := p.client.Post("http://plugin/"+verb, "", strings.NewReader(fmt.Sprintf(body, args...)))
+	if err != nil {
+		return "", err
+	}
+	defer reply.Body.Close()
+	var said map[string]any
+	if err := json.NewDecoder(reply.Body).Decode(&said); err != nil {
+		return "", fmt.Errorf("%s: %w", verb, err)
+	}
+	if reply.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("%s: %s: %v", verb, reply.Status, said)
+	}
+	text, _ := said[field].(string)
+	return text, nil
+}
+
+func (p *plugin) network() (err error) {
+	const subnet, gateway = "10.213.0.0/16", "10.213.0.1/16"
+	if p.pool, err = p.call("IpamDriver.RequestPool", "PoolID", `{"AddressSpace": "local", "Pool": %q}`, subnet); err != nil {
+		return err
+	}
+	if _, err = p.call("IpamDriver.RequestAddress", "", `{"PoolID": %q, "Options": {"RequestAddressType": "com.docker.network.gateway"}}`, p.pool); err != nil {
+		return err
+	}
+	_, err = p.call("NetworkDriver.CreateNetwork", "", `{"NetworkID": %q, "IPv4Data": [{"AddressSpace": "local", "Pool": %q, "Gateway": %q}]}`, pluginNet, subnet, gateway)
+	return err
+}
+
+// pluginEnd is an endpoint of the client's.
+type pluginEnd struct{ id, address string }
+
+func (p *plugin) Attach() (Handle, error) {
+	p.made++
+	e := pluginEnd{id: fmt.Sprintf("e%d", p.made)}
+	var err error
+	if e.address, err = p.call("IpamDriver.RequestAddress", "Address", `{"PoolID": %q}`, p.pool); err != nil {
+		return nil, err
+	}
+	const named = `"NetworkID": %q, "EndpointID": %q`
+	for _, v := range []struct{ verb, more string }{
+		{"CreateEndpoint", `, "Interface": {"Address": ` + fmt.Sprintf("%q", e.address) + `}, "Options": {"com.docker.network.endpoint.exposedports": [{"Proto": 6, "Port": 80}]}`},
+		{"Join", `, "SandboxKey": "/var/run/docker/netns/` + e.id + `"`},
+		{"ProgramExternalConnectivity", `, "Options": {"com.docker.network.portmap": [{"Proto": 6, "Port": 80}]}`},
+		{"EndpointOperInfo", ""}, {"EndpointOperInfo", ""},
+	} {
+		if _, err := p.call("NetworkDriver."+v.verb, "", "{"+named+v.more+"}", pluginNet, e.id); err != nil {
+			return nil, err
+		}
+	}
+	return e, nil
+}
+
+func (p *plugin) Detach(h Handle) error {
+	e := h.(pluginEnd)
+	for _, verb := range []string{"RevokeExternalConnectivity", "Leave", "DeleteEndpoint"} {
+		if _, err := p.call("NetworkDriver."+verb, "", `{"NetworkID": %q, "EndpointID": %q}`, pluginNet, e.id); err != nil {
+			return err
+		}
+	}
+	address, _, _ := strings.Cut(e.address, "/")
+	_, err := p.call("IpamDriver.ReleaseAddress", "", `{"PoolID": %q, "Address": %q}`, p.pool, address)
+	return err
+}
+
+// Prepare has nothing to make ready.
+func (p *plugin) Prepare(int) error { return nil }
+
+// Close ends the engine first, with what it runs.
+func (p *plugin) Close() error {
+	var errs []error
+	if p.engine != nil {
+		errs = append(errs, p.engine.Process.Signal(unix.SIGTERM))
+		_ = p.engine.Wait() // it says that it was told to end
+	}
+	return errors.Join(append(errs, p.server.Close(context.Background()), p.ours.Close())...)
+}
+
+// clock adds up what requests take on our side of the connections: from the moment at which one has been read until its answer is written.
+type clock struct {
+	mu    sync.Mutex
+	total time.Duration
+}
+
+func (c *clock) reset() (was time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	was, c.total = c.total, 0
+	return was
+}
+
+type clocked struct {
+	net.Listener
+	clock *clock
+}
+
+func (l clocked) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	return &clockedConn{Conn: c, clock: l.clock}, err
+}
+
+// clockedConn is one connection. The server reads a request before it answers, and reads on meanwhile.
+type clockedConn struct {
+	net.Conn
+	clock *clock
+	mu    sync.Mutex
+	since time.Time
+}
+
+func (c *clockedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n > 0 && c.since.IsZero() {
+		c.since = time.Now()
+	}
+	return n, err
+}
+
+func (c *clockedConn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	c.clock.mu.Lock()
+	c.clock.total += time.Since(c.since)
+	c.clock.mu.Unlock()
+	c.since = time.Time{}
+	c.mu.Unlock()
+	return c.Conn.Write(p)
+}
+
+// idle is a driver whose Join costs nothing, so that what a call takes is the way to it and back.
+type idle struct{ netdriver.Driver }
+
+func (idle) Join(context.Context, netdriver.Input, endpoint.Info) (netdriver.Plan, error) {
+	return netdriver.Plan{Attachment: &sandbox.Attachment{Link: sandbox.Link{Name: "sp0123456789ab"}}}, nil
+}
+
+// Overhead is what single calls take that do nothing.
+func (p *plugin) Overhead(n int) (each []time.Duration, err error) {
+	const path = "/run/sealane/idle.sock"
+	server := remote.NewServer(idle{}, nil, nil)
+	l, err := remote.Listen(path, 0)
+	if err != nil {
+		return nil, err
+	}
+	served := make(chan struct{})
+	go func() { defer close(served); server.Serve(l) }()
+	defer func() {
+		err = errors.Join(err, l.Close())
+		<-served
+	}()
+	to := plugin{client: http.Client{Transport: over(path)}}
+	defer to.client.CloseIdleConnections()
+	for range n {
+		start := time.Now()
+		if _, err := to.call("NetworkDriver.Join", "", `{"NetworkID": "n", "EndpointID": "e", "SandboxKey": "/var/run/docker/netns/x", "Options": {}}`); err != nil {
+			return nil, err
+		}
+		each = append(each, time.Since(start))
+	}
+	return each, nil
+}
+
+// startEngine starts dockerd with an image of busybox and a network of ours beside one of its own.
+func (p *plugin) startEngine() error {
+	const dir = "/run/engine"
+	p.engine = exec.Command("dockerd", "--data-root", dir+"/data", "--exec-root", dir+"/exec", "--pidfile", dir+"/pid", "-H", "unix://"+engineSocket)
+	p.engine.Stdout, p.engine.Stderr = &p.log, &p.log
+	if err := errors.Join(os.MkdirAll(dir, 0o711), p.engine.Start()); err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(time.Minute); command("docker", "version") != nil; {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the engine does not answer: %s", p.log.String())
+		}
+	}
+	box, err := image()
+	if err != nil {
+		return err
+	}
+	load := exec.Command("docker", "import", "-", "box")
+	load.Stdin = box
+	if says, err := load.CombinedOutput(); err != nil {
+		return fmt.Errorf("docker import: %w: %s", err, says)
+	}
+	if err := command("docker", "network", "create", "-d", "bridge", "moby"); err != nil {
+		return err
+	}
+	return command("docker", "network", "create", "-d", "sealane", "--ipam-driver", "sealane", "sealane")
+}
+
+// image is a root of busybox alone.
+func image() (io.Reader, error) {
+	path, err := exec.LookPath("busybox")
+	if err != nil {
+		return nil, err
+	}
+	program, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var root strings.Builder
+	w := tar.NewWriter(&root)
+	for _, f := range []struct {
+		tar.Header
+		text []byte
+	}{{tar.Header{Name: "bin/busybox", Mode: 0o755, Size: int64(len(program))}, program}, {tar.Header{Name: "bin/true", Typeflag: tar.TypeSymlink, Linkname: "busybox"}, nil}} {
+		if err := w.WriteHeader(&f.Header); err != nil {
+			return nil, err
+		}
+		if _, err := w.Write(f.text); err != nil {
+			return nil, err
+		}
+	}
+	err = w.Close()
+	return strings.NewReader(root.String()), err
+}
+
+// Run has the engine run n containers, one after another, on a network by name: each, and what our verbs took of each.
+func (p *plugin) Run(network string, port bool, n int) (each, verbs []time.Duration, err error) {
+	if p.engine == nil {
+		if err := p.startEngine(); err != nil {
+			return nil, nil, err
+		}
+	}
+	args := []string{"run", "--rm", "--network", network, "box", "true"}
+	if port {
+		args = slices.Insert(args, 2, "-p", "8080:80")
+	}
+	for range n {
+		p.clock.reset()
+		start := time.Now()
+		if err := command("docker", args...); err != nil {
+			return nil, nil, err
+		}
+		each, verbs = append(each, time.Since(start)), append(verbs, p.clock.reset())
+	}
+	return each, verbs, nil
+}
+
+// dockerRows has an engine run containers on our network and on its own, and a client that is none ask as it does.
+func dockerRows(b *bench) (measure, error) {
+	children, err := b.start(Mode{Docker: true}, "sealane", "sealane") // one has an engine, one has none
+	if err != nil || len(children) == 0 {
+		return func() ([]row, error) { return nil, nil }, err
+	}
+	engine, alone := children[0], children[1]
+	return func() (rows []row, err error) {
+		for _, port := range []bool{false, true} {
+			some, err := b.dockerRuns(engine, port)
+			if err != nil {
+				return nil, err
+			}
+			rows = append(rows, some...)
+		}
+		empty, err := alone.do(order{Do: "overhead", N: 500})
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, row{work: "plugin: a verb that does nothing, over HTTP", runs: []values{{"sealane": median(seconds(empty.Each))}},
+			goals: []goal{under(150e-6, "≤ 150 µs")}})
+		flat, err := crowdOfVerbs(alone)
+		return append(rows, flat), err
+	}, nil
+}
+
+// dockerRuns has the engine run containers on its own network and on ours in turn.
+func (b *bench) dockerRuns(c *child, port bool) ([]row, error) {
+	const perTurn = 2
+	what := "docker run --rm"
+	if port {
+		what += " -p"
+	}
+	took, verbs := make(map[string][]float64), []float64(nil)
+	for range b.rounds {
+		for network, subject := range map[string]string{"moby": "moby", "sealane": "sealane"} {
+			r, err := c.do(order{Do: "run", N: perTurn, Network: network, Port: port})
+			if err != nil {
+				return nil, err
+			}
+			took[subject] = append(took[subject], seconds(r.Each)...)
+			if subject == "sealane" {
+				verbs = append(verbs, seconds(r.Verbs)...)
+			}
+		}
+	}
+	return []row{
+		{work: what, runs: []values{medians(took)}, goals: []goal{atMost(1, "moby", "≤ the engine's own")}},
+		{work: what + ": all our verbs", runs: []values{{"sealane": median(verbs)}}, goals: []goal{under(5e-3, "≤ 5 ms")}},
+	}, nil
+}
+
+// crowdOfVerbs is the verbs of an endpoint when there is none and when there are a thousand, all of one client.
+func crowdOfVerbs(c *child) (row, error) {
+	const many, some = 1000, 50
+	if _, err := c.do(order{Do: "attach", N: 1}); err != nil { // what is made once
+		return row{}, err
+	}
+	first, err := c.do(order{Do: "attach", N: some})
+	if err == nil {
+		_, err = c.do(order{Do: "attach", N: many - 2*some - 1})
+	}
+	if err != nil {
+		return row{}, err
+	}
+	last, err := c.do(order{Do: "attach", N: some})
+	if err == nil {
+		_, err = c.do(order{Do: "detach", N: many})
+	}
+	return row{work: "plugin: verbs of the 1,000th endpoint", runs: []values{{"sealane": median(seconds(last.Each)), "first": median(seconds(first.Each))}},
+		goals: []goal{atMost(1.25, "first", "≤ 1.25 × the first"), under(5e-3, "≤ 5 ms")}}, err
+}
