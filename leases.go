@@ -283,6 +283,15 @@ func (c *Controller) Leases(ctx context.Context, driver string) iter.Seq2[Leased
 	}
 }
 
+// LeasedPool is one of Leases, without its addresses, however many there are; NotFound when no front end has it.
+func (c *Controller) LeasedPool(ctx context.Context, driver string, id ipam.PoolID) (Leased, error) {
+	p, err := view(ctx, c.o.Root, func(tx datastore.Tx) (pool, error) { return poolTable(cmp.Or(driver, defaultIPAM)).Get(tx, string(id)) })
+	if err != nil {
+		return Leased{}, fmt.Errorf("pool %.80q: %w", id, err)
+	}
+	return Leased{Pool: p.Pool, Owner: p.Request.Owner, Network: endpoint.NetworkID(p.Network)}, nil
+}
+
 // ipamActs says that an address driver knows what it gave when we have died: it is not built in.
 func (c *Controller) ipamActs(name string) bool { return c.o.IPAM[cmp.Or(name, defaultIPAM)] == nil }
 

@@ -153,6 +153,10 @@ func resolve[T any](tx datastore.Tx, t datastore.Table[T], x index, ref string) 
 	if id, err := x.get(tx, ref); err != nil || id != "" {
 		return id, err
 	}
+	const whole = 64
+	if len(ref) >= whole { // nothing longer begins with it, and front ends ask whether they asked before
+		return "", errdefs.ErrNotFound
+	}
 	var matches []string
 	for id := range tx.List(t.Dir) {
 		if strings.HasPrefix(id, ref) {

@@ -3,14 +3,15 @@
 //   - floor: the fewest netlink messages that give a namespace a working link, by an encoder of its own. No records, names, ports.
 //   - sealane: the Controller with the rooms of a daemon.
 //   - miekg: a plain server of github.com/miekg/dns, for names only. There the floor is a loop that writes constant bytes.
-//   - moby: Docker's libnetwork (v28.5.2, iptables), in process.
+//   - moby: Docker's libnetwork (v28.5.2, iptables), in process; for docker run the bridge network of the engine itself.
 //
 // Each has a process, a network namespace and a mount namespace of its own that act as a host, and nothing outlives them. Subjects
 // take turns in rounds of ten; a figure is the median of all rounds of a run, what is printed the median of the runs, a ratio the
 // median of the runs' ratios. A run in which the hypervisor took more than 15 % of the time is thrown away. Absolute figures move
 // by a third from machine to machine and hour to hour: compare ratios.
 //
-// It needs root and the programs ip, nft and iptables (for moby and the set-up; nothing of ours starts a program).
+// It needs root and the programs ip, nft and iptables (for moby and the set-up; nothing of ours starts a program), and for the rows docker
+// an engine: dockerd, docker and busybox.
 package main
 
 import (

@@ -112,7 +112,10 @@ func (a addresses) RequestAddress(ctx context.Context, q ipam.AddressRequest) (i
 
 // networkOf is the network that has taken a pool over; "" none.
 func (a addresses) networkOf(ctx context.Context, id ipam.PoolID) (endpoint.NetworkID, error) {
-	l, _, err := a.p.leaseOf(ctx, func(l sealane.Leased) bool { return l.Pool.ID == id })
+	l, err := a.p.Controller.LeasedPool(ctx, a.p.IPAM, id)
+	if errdefs.IsNotFound(err) {
+		return "", nil
+	}
 	return l.Network, err
 }
 
