@@ -48,6 +48,9 @@ type sharedAddresses struct{ addresses }
 // RequestPool finds the network that the option names, or makes it, and answers with its subnet.
 func (a sharedAddresses) RequestPool(ctx context.Context, q ipam.PoolRequest) (ipam.Pool, error) {
 	n, err := a.p.shared(ctx, q)
+	if err == nil && q.IPv6 && q.Subnet.IsValid() && !hasIPv6(subnetsOf(n)) {
+		n, err = a.p.widen(ctx, n, q)
+	}
 	if err != nil {
 		return ipam.Pool{}, err
 	}
@@ -57,8 +60,8 @@ func (a sharedAddresses) RequestPool(ctx context.Context, q ipam.PoolRequest) (i
 		}
 		return ipam.Pool{ID: ipam.PoolID(fmt.Sprintf("%s%s/%d", poolName, n.ID, i)), Subnet: sub.Pool.Subnet, Range: q.Range, Gateway: sub.Gateway.Addr()}, nil
 	}
-	return ipam.Pool{}, fmt.Errorf("network %s: %w: it has subnets %v and not what is asked for; see sealane network create", n.Name,
-		errdefs.ErrFailedPrecondition, subnetsOf(n))
+	return ipam.Pool{}, fmt.Errorf("network %s: %w: it has subnets %v and not what is asked for; who makes it names its IPv6 subnet (--ipv6 --subnet), or see sealane network create",
+		n.Name, errdefs.ErrFailedPrecondition, subnetsOf(n))
 }
 
 func subnetsOf(n netdriver.Network) []netip.Prefix {
@@ -96,6 +99,46 @@ func (p *Plugin) shared(ctx context.Context, q ipam.PoolRequest) (netdriver.Netw
 		err = fmt.Errorf("network %s: %w: its driver is %s, and %s is for networks of %s", name, errdefs.ErrFailedPrecondition, info.Driver, p.Name, p.Driver)
 	}
 	return info, err
+}
+
+// widen gives a network that an engine is making its IPv6 subnet: that is asked for after the other, which made the network. It is made again
+// under the same id, if nobody is bound to it yet.
+func (p *Plugin) widen(ctx context.Context, n netdriver.Network, q ipam.PoolRequest) (netdriver.Network, error) {
+	users, err := p.users(ctx, n.ID)
+	if err != nil || users > 0 || n.Labels[labelMade] == "" {
+		return n, err // RequestPool says what it has
+	}
+	h, err := p.Controller.Network(ctx, string(n.ID))
+	if err == nil {
+		err = h.Delete(ctx)
+	}
+	if err != nil {
+		return n, err
+	}
+	spec := sealane.NetworkSpec{ID: n.ID, Name: n.Name, Driver: n.Driver, IPv6: true, Internal: n.Internal, Labels: n.Labels, Options: n.Options}
+	for _, sub := range n.Subnets {
+		spec.IPAM.Subnets = append(spec.IPAM.Subnets, sealane.SubnetSpec{Subnet: sub.Pool.Subnet, Range: sub.Pool.Range, Gateway: sub.Gateway.Addr()})
+	}
+	spec.IPAM.Subnets = append(spec.IPAM.Subnets, sealane.SubnetSpec{Subnet: q.Subnet, Range: q.Range})
+	if h, err = p.Controller.CreateNetwork(ctx, spec); err != nil {
+		return n, err
+	}
+	return h.Info(ctx)
+}
+
+// users are the hosts that are bound to a network.
+func (p *Plugin) users(ctx context.Context, id endpoint.NetworkID) (n int, err error) {
+	if p.Cluster == nil {
+		return 0, nil
+	}
+	err = p.Cluster.View(ctx, func(tx datastore.Tx) error {
+		n = 0
+		for range tx.List(hostBindings(id).Dir) {
+			n++
+		}
+		return nil
+	})
+	return n, err
 }
 
 // ReleasePool gives up a network that was made for an engine which then did not bind one to it.
