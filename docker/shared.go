@@ -48,7 +48,7 @@ type sharedAddresses struct{ addresses }
 // RequestPool finds the network that the option names, or makes it, and answers with its subnet.
 func (a sharedAddresses) RequestPool(ctx context.Context, q ipam.PoolRequest) (ipam.Pool, error) {
 	n, err := a.p.shared(ctx, q)
-	if err == nil && q.IPv6 && q.Subnet.IsValid() && !hasIPv6(subnetsOf(n)) {
+	if err == nil && q.IPv6 && !hasIPv6(subnetsOf(n)) {
 		n, err = a.p.widen(ctx, n, q)
 	}
 	if err != nil {
@@ -60,7 +60,7 @@ func (a sharedAddresses) RequestPool(ctx context.Context, q ipam.PoolRequest) (i
 		}
 		return ipam.Pool{ID: ipam.PoolID(fmt.Sprintf("%s%s/%d", poolName, n.ID, i)), Subnet: sub.Pool.Subnet, Range: q.Range, Gateway: sub.Gateway.Addr()}, nil
 	}
-	return ipam.Pool{}, fmt.Errorf("network %s: %w: it has subnets %v and not what is asked for; who makes it names its IPv6 subnet (--ipv6 --subnet), or see sealane network create",
+	return ipam.Pool{}, fmt.Errorf("network %s: %w: it has subnets %v and not what is asked for; IPv6 is for who makes it to ask for (--ipv6)",
 		n.Name, errdefs.ErrFailedPrecondition, subnetsOf(n))
 }
 
@@ -119,7 +119,9 @@ func (p *Plugin) widen(ctx context.Context, n netdriver.Network, q ipam.PoolRequ
 	for _, sub := range n.Subnets {
 		spec.IPAM.Subnets = append(spec.IPAM.Subnets, sealane.SubnetSpec{Subnet: sub.Pool.Subnet, Range: sub.Pool.Range, Gateway: sub.Gateway.Addr()})
 	}
-	spec.IPAM.Subnets = append(spec.IPAM.Subnets, sealane.SubnetSpec{Subnet: q.Subnet, Range: q.Range})
+	if q.Subnet.IsValid() {
+		spec.IPAM.Subnets = append(spec.IPAM.Subnets, sealane.SubnetSpec{Subnet: q.Subnet, Range: q.Range})
+	}
 	if h, err = p.Controller.CreateNetwork(ctx, spec); err != nil {
 		return n, err
 	}

@@ -83,6 +83,15 @@ func TestSharedIPv6(t *testing.T) {
 	}
 }
 
+// Whoever makes it need not name the subnet.
+func TestSharedIPv6Unnamed(t *testing.T) {
+	e := newHosts(t, 1)[0]
+	e.pool("", false)
+	if _, pool, status := e.pool("", true); status != 200 || !strings.HasPrefix(pool, "fd") || !strings.HasSuffix(pool, "::/64") {
+		t.Errorf("%d %s", status, pool)
+	}
+}
+
 // A network that has engines on it, or that a user made, gets no IPv6 by one that joins: it is told how to come by it.
 func TestSharedIPv6Refused(t *testing.T) {
 	hosts := newHosts(t, 2)
@@ -91,7 +100,7 @@ func TestSharedIPv6Refused(t *testing.T) {
 	hosts[0].must("/NetworkDriver.CreateNetwork", fmt.Sprintf(`{"NetworkID": "n", "Options": {"com.docker.network.generic": {"network": "blue"}},
 		"IPv4Data": [{"AddressSpace": "global", "Pool": %q, "Gateway": %q}]}`, pool, gateway), "")
 	status, said := hosts[1].call("/IpamDriver.RequestPool", `{"AddressSpace": "global", "Pool": "fd99::/64", "Options": {"network": "blue"}, "V6": true}`)
-	if text := fmt.Sprint(said["Error"]); status == 200 || !strings.Contains(text, "who makes it names its IPv6 subnet") {
+	if text := fmt.Sprint(said["Error"]); status == 200 || !strings.Contains(text, "for who makes it to ask for") {
 		t.Errorf("%d %s", status, text)
 	}
 }
