@@ -25,8 +25,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestEngine has a real Docker engine on each script's host, with its image "box" of busybox. Commands of theirs, beside those of
-// TestScripts:
+// TestEngine has a real Docker engine on each script's host, with its image "box" of busybox: the machine's, and for what engines do
+// differently 26 of Debian's suite trixie. Commands of theirs, beside those of TestScripts:
 //
 //	engine [ARG…]      start it with these flags and wait until it answers
 //	engine-end SIGNAL  end it: what runs goes on, or not, as it sees fit
@@ -42,15 +42,36 @@ func TestEngine(t *testing.T) {
 			t.Fatalf("%v: scripts/need dockerd:docker.io docker-compose:docker-compose busybox:busybox-static", err)
 		}
 	}
-	testscript.Run(t, testscript.Params{
-		Dir:           "testdata/engine",
-		UpdateScripts: os.Getenv("UPDATE") != "",
-		Setup:         setupEngine,
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"serve": serveScript, "sl": sl, "call": callScript, "halt": halt, "kill9": kill9, "until": until, "engine": engine, "engine-end": engineEnd, "docker": dockerScript,
-			"let": let, "echo-in": echoIn, "outside": outside, "refuse": refuse, "bare": bare, "is-bare": isBare,
-		},
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer := filepath.Join(cache, "sealane", "docker26", "usr")
+	if _, err := os.Stat(newer); err != nil {
+		t.Fatalf("%v: make servers", err)
+	}
+	runEngine(t, "", testscript.Params{Dir: "testdata/engine"})
+	t.Run("26", func(t *testing.T) {
+		t.Parallel()
+		runEngine(t, newer, testscript.Params{Files: []string{"testdata/engine/network.txt", "testdata/engine/outside.txt"}})
 	})
+}
+
+// runEngine runs scripts with the engine below a directory; "": with the machine's own.
+func runEngine(t *testing.T, usr string, p testscript.Params) {
+	p.UpdateScripts = os.Getenv("UPDATE") != ""
+	p.Setup = func(env *testscript.Env) error {
+		if usr != "" {
+			env.Setenv("PATH", usr+"/sbin:"+usr+"/bin:"+env.Getenv("PATH"))
+			env.Setenv("VERSION", "26.")
+		}
+		return setupEngine(env)
+	}
+	p.Cmds = map[string]func(*testscript.TestScript, bool, []string){
+		"serve": serveScript, "sl": sl, "call": callScript, "halt": halt, "kill9": kill9, "until": until, "engine": engine, "engine-end": engineEnd, "docker": dockerScript,
+		"let": let, "echo-in": echoIn, "outside": outside, "refuse": refuse, "bare": bare, "is-bare": isBare,
+	}
+	testscript.Run(t, p)
 }
 
 // setupEngine gives the script a /run/docker of its own, where engines look for plugins and nowhere else.
@@ -109,8 +130,9 @@ func engine(ts *testscript.TestScript, neg bool, args []string) {
 	log, err := os.OpenFile(ts.MkAbs("engine.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	ts.Check(err)
 	defer log.Close()
-	p := &process{cmd: exec.Command("dockerd", append([]string{"--data-root", dir + "/data", "--exec-root", dir + "/exec",
-		"--pidfile", dir + "/pid", "-H", ts.Getenv("DOCKER_HOST")}, args...)...), ended: make(chan error, 1)}
+	p := &process{cmd: exec.Command("sh", append([]string{"-c", `exec dockerd "$@"`, "dockerd"}, append([]string{"--data-root", dir + "/data", "--exec-root", dir + "/exec",
+		"--pidfile", dir + "/pid", "-H", ts.Getenv("DOCKER_HOST")}, args...)...)...), ended: make(chan error, 1)}
+	p.cmd.Env = append(os.Environ(), "PATH="+ts.Getenv("PATH"))
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	ts.Check(p.cmd.Start())
 	go func() { p.ended <- p.cmd.Wait() }()
@@ -121,6 +143,10 @@ func engine(ts *testscript.TestScript, neg bool, args []string) {
 			text, _ := os.ReadFile(log.Name())
 			ts.Fatalf("the engine does not answer: %s", text)
 		}
+	}
+	let(ts, false, []string{"IS", "docker", "version", "--format", "{{.Server.Version}}"})
+	if is := ts.Getenv("IS"); !strings.HasPrefix(is, ts.Getenv("VERSION")) {
+		ts.Fatalf("the engine is %s, not %s", is, ts.Getenv("VERSION"))
 	}
 	if client(ts, "image", "inspect", "box") != nil {
 		image(ts)
