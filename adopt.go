@@ -19,16 +19,17 @@ import (
 // adopt writes records of what runs without one after a store was lost, so that it is left alone, its addresses and ports stay taken, and
 // it can be deleted. The kernel gives back ids, links, addresses and ports; names, labels and options are lost.
 func (c *Controller) adopt(ctx context.Context, seen *observation) error {
-	a := &adoption{c: c, seen: seen, bridges: map[string]endpoint.NetworkID{}}
+	a := &adoption{c: c, seen: seen, bridges: map[string]endpoint.NetworkID{}, found: map[sandbox.ID]*adopted{}}
 	var err error
 	if a.held, a.known, err = c.recorded(ctx); err != nil {
 		return err
 	}
-	if err := a.networks(ctx); err != nil {
-		return err
-	}
 	ids, err := c.namespaces(ctx)
 	if err != nil {
+		return err
+	}
+	a.tellApart(ids)
+	if err := a.networks(ctx); err != nil {
 		return err
 	}
 	for _, id := range ids {
@@ -37,6 +38,9 @@ func (c *Controller) adopt(ctx context.Context, seen *observation) error {
 				return err
 			}
 		}
+	}
+	if err := a.shared(ctx); err != nil {
+		return err
 	}
 	return a.strays(ctx)
 }
@@ -48,13 +52,21 @@ type adoption struct {
 	held    map[string]bool               // owners that a record names
 	known   map[sandbox.ID]bool           // sandboxes that a record names
 	bridges map[string]endpoint.NetworkID // networks by the links that they have in the host
+	found   map[sandbox.ID]*adopted       // sandboxes in namespaces of ours
+	apart   []endpoint.NetworkID          // networks with a namespace of their own, without a record
+}
+
+// adopted is a sandbox with what its namespace contains.
+type adopted struct {
+	sandbox.Info
+	links []sandbox.Link
 }
 
 // networks adopts those whose record was lost, and learns where each is.
 func (a *adoption) networks(ctx context.Context) error {
 	for owner, has := range a.seen.links {
 		id, isNetwork := strings.CutPrefix(owner, "net/")
-		if !isNetwork {
+		if !isNetwork || slices.Contains(a.apart, endpoint.NetworkID(id)) {
 			continue
 		}
 		for _, l := range has.Links {
@@ -118,6 +130,7 @@ func (a *adoption) namespace(ctx context.Context, id sandbox.ID) error {
 	if err := a.sandbox(ctx, s); err != nil {
 		return err
 	}
+	a.found[id] = &adopted{s, inside[""].Links}
 	for owner, has := range a.seen.links {
 		for _, l := range has.Links {
 			if l.Veth == nil || l.Veth.Space != s.Key {
@@ -178,13 +191,19 @@ func (a *adoption) endpoint(ctx context.Context, s sandbox.Info, owner, master s
 	} else {
 		e.Addresses = farAddresses(plan, targetsOf(terms))
 	}
+	return a.enter(ctx, e, plan)
+}
+
+// enter writes the records of an endpoint in a sandbox.
+func (a *adoption) enter(ctx context.Context, e endpoint.Info, plan netdriver.Plan) error {
+	owner, id := endpointOwner(e.ID), string(e.ID)
 	a.held[owner] = true
 	return a.c.o.Run.Update(ctx, func(tx datastore.Tx) error {
 		return errors.Join(
 			endpointNames(e.Network).claim(tx, e.Spec.Name, id),
 			endpointTable(e.Network).Put(tx, id, e),
-			memberTable(s.ID).Put(tx, id, e.Network),
-			heldTable().Put(tx, owner, netdriver.Held{Owner: owner, Sandbox: s.ID, Plan: plan}))
+			memberTable(e.Sandbox).Put(tx, id, e.Network),
+			heldTable().Put(tx, owner, netdriver.Held{Owner: owner, Sandbox: e.Sandbox, Plan: plan}))
 	})
 }
 

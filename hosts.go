@@ -77,6 +77,9 @@ func (c *Controller) join(ctx, background context.Context) error {
 		soon, cancel := context.WithTimeout(ctx, enough)
 		defer cancel()
 		c.cluster.known, err = c.register(soon)
+		if err == nil && !(c.o.Quarantined && c.cluster.known) { // else what runs is to be taken over first
+			err = c.forgetEarlier(soon)
+		}
 	}
 	if err != nil && !c.storeIsAway(err) {
 		return fmt.Errorf("make host %s known to the cluster: %w", c.o.Host, err)
@@ -129,10 +132,7 @@ func (c *Controller) register(ctx context.Context) (known bool, err error) {
 		}
 		return hostTable().Put(tx, c.o.Host, c.thisHost())
 	})
-	if err != nil {
-		return false, err
-	}
-	return known, c.forgetEarlier(ctx)
+	return known, err
 }
 
 // forgetEarlier deletes what this host had of networks that it does not use now: it was rebooted, or crashed.
@@ -262,10 +262,13 @@ func (c *Controller) beKnown(ctx context.Context) {
 // makeKnown writes this host's record. When the cluster did not know it others may have been given what was ours.
 func (c *Controller) makeKnown(ctx context.Context) error {
 	known, err := c.register(ctx)
-	if err == nil && !known {
+	if err != nil {
+		return err
+	}
+	if !known {
 		c.cluster.kickAll(true)
 	}
-	return err
+	return c.forgetEarlier(ctx)
 }
 
 // meetTwin tells, once, of another live host with our id that was there when the store could be reached.

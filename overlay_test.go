@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -117,6 +118,96 @@ func TestOverlay(t *testing.T) {
 			late := one.container("late", nil, one.named("blue"))
 			db.meets(late)
 		})
+	}
+}
+
+// A host that lost its run store, and whose overlay runs on: what runs is taken over with its names and peers, goes on meeting the others,
+// and can be deleted. Where nothing is to be taken over, all of it is replaced.
+func TestOverlayAfterLostRunStore(t *testing.T) {
+	for _, taken := range []bool{true, false} {
+		t.Run(fmt.Sprintf("taken over %v", taken), func(t *testing.T) {
+			one, two := newPair(t, false)
+			here, there := overlay(t, one, two, "blue")
+			web, db := one.container("web", ports(t, "8080:80"), here), two.container("db", nil, there)
+			db.meets(web)
+			web.as()
+			at := []netip.Addr{web.address(false), web.address(true)}
+			one.stop()
+			if err := os.Remove(one.dir + "/run.db"); err != nil {
+				t.Fatal(err)
+			}
+			var talk []*nstest.Stream
+			if taken {
+				web.as().Echo("80")
+				for _, network := range []string{"udp", "tcp"} {
+					talk = append(talk, db.as().Stream(network, netip.AddrPortFrom(at[0], 80).String()))
+				}
+			}
+			one.quarantined = taken
+			one.start()
+			if taken {
+				one.takenOver(web, db, there, at)
+				one.quarantined = false
+				one.restart() // the next start knows them, and sweeps nothing of theirs
+				nstest.EndAll(t, talk)
+				if err := db.pings(at[1]); err != nil {
+					t.Error(err)
+				}
+				web.again()
+				if err := web.Delete(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+			again := one.container("web", ports(t, "8080:80"), one.named("blue"))
+			db.meets(again)
+			again.meets(db)
+			if err := again.Delete(t.Context()); err != nil {
+				t.Error(err)
+			}
+			nstest.Eventually(t, "the other host knows of none", func() bool { return len(two.Peers(there.ID())) == 0 })
+			one.rest()
+			if links := one.host.Run("ip", "-o", "link"); strings.Contains(links, "so-") || strings.Contains(links, "sv") {
+				t.Errorf("left over:\n%s", links)
+			}
+			if spaces, err := os.ReadDir(one.dir + "/netns"); err != nil || len(spaces) > 0 {
+				t.Errorf("left over: %v, %v", spaces, err)
+			}
+		})
+	}
+}
+
+// takenOver looks at what a host without records makes of a sandbox that met another host's.
+func (w *world) takenOver(web, db *container, there sealane.Network, at []netip.Addr) {
+	w.t.Helper()
+	ctx := w.t.Context()
+	sb, err := w.Sandbox(ctx, string(web.ID()))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if info, err := sb.Info(ctx); err != nil || !info.Unknown {
+		w.t.Errorf("got %+v, %v, want it listed as unknown", info, err)
+	}
+	web.Sandbox = sb
+	blue := w.named("blue")
+	ep, err := blue.Endpoint(ctx, "web")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if e, err := ep.Info(ctx); err != nil || e.Addresses[0].Addr() != at[0] || e.Sandbox != sb.ID() || len(e.Ports) != 1 || e.Ports[0].String() != "8080:80/tcp" {
+		w.t.Errorf("taken over as %+v, %v", e, err)
+	}
+	late := w.container("late", nil, blue)
+	db.meets(late)
+	late.meets(db)
+	if err := late.pings(at[0]); err != nil {
+		w.t.Error(err)
+	}
+	if a := late.address(false); a == at[0] {
+		w.t.Errorf("%s is given again", a)
+	}
+	nstest.Eventually(w.t, "the other host knows both", func() bool { return len(db.world.Peers(there.ID())) == 2 })
+	if err := late.Delete(ctx); err != nil {
+		w.t.Error(err)
 	}
 }
 
