@@ -285,7 +285,7 @@ func restartRows(b *bench) (measure, error) {
 
 // usageRows says what a sandbox with a port costs its daemon.
 func usageRows(b *bench) (measure, error) {
-	const many = 200
+	const many = 400 // pages of the program that are met for the first time meanwhile are shared out among them
 	return func() ([]row, error) {
 		defer b.stopAll() // memory is not given back well: each run has fresh processes
 		children, err := b.start(Mode{Ports: 1}, "floor", "sealane", "moby")
