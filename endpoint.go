@@ -159,7 +159,7 @@ func (c *Controller) establishEndpoint(ctx context.Context, n netdriver.Network,
 		}
 		accept(e, chosen)
 	}
-	if err := c.o.Run.Update(ctx, func(tx datastore.Tx) error { return enter(tx, e) }); err != nil {
+	if err := c.o.Run.Update(ctx, func(tx datastore.Tx) error { return c.memory.enter(tx, e) }); err != nil {
 		return err
 	}
 	if !pure {
@@ -194,7 +194,7 @@ func accept(e *endpoint.Info, chosen netdriver.Interface) bool {
 func clearPlace(e *endpoint.Info) { e.Sandbox, e.Nonce, e.Interface = "", "", "" }
 
 // enter writes a new endpoint and claims its name.
-func enter(tx datastore.Tx, e *endpoint.Info) error {
+func (r *memory) enter(tx datastore.Tx, e *endpoint.Info) error {
 	old, found, err := maybe(endpointTable(e.Network).Get(tx, string(e.ID)))
 	if err != nil {
 		return err
@@ -208,18 +208,20 @@ func enter(tx datastore.Tx, e *endpoint.Info) error {
 	if e.Announce, err = lastSeen(tx, e); err != nil {
 		return err
 	}
-	if err := enterFor(tx, e); err != nil {
+	if err := r.enterFor(tx, e); err != nil {
 		return err
 	}
-	return endpointTable(e.Network).Put(tx, string(e.ID), *e)
+	own := *e // what the caller gave stays the caller's
+	own.Spec, own.MAC, own.Addresses = e.Spec.Clone(), slices.Clone(e.MAC), slices.Clone(e.Addresses)
+	return r.endpoints.Put(tx, endpointTable(e.Network), string(e.ID), own)
 }
 
 // enterFor makes an endpoint known to the sandbox that it is made for.
-func enterFor(tx datastore.Tx, e *endpoint.Info) error {
+func (r *memory) enterFor(tx datastore.Tx, e *endpoint.Info) error {
 	if e.Spec.For == "" {
 		return nil
 	}
-	s, err := sandboxTable().Get(tx, string(e.Spec.For))
+	s, err := r.sandboxes.Get(tx, sandboxTable(), string(e.Spec.For))
 	if err != nil {
 		return fmt.Errorf("sandbox %s: %w", shortID(string(e.Spec.For)), err)
 	}
