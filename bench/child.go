@@ -25,7 +25,7 @@ import (
 
 // order is what the bench wants done.
 type order struct {
-	Do string // attach, detach, churn, publish, load, unload, prepare, restart, usage, ask, run, overhead
+	Do string // attach, detach, churn, publish, load, unload, prepare, restart, usage, ask, run, overhead, give, tell, flooded
 	N  int    // how many
 	G  int    // by how many goroutines (churn); outstanding (ask)
 
@@ -198,10 +198,17 @@ func (s *server) do(o order) (result, error) {
 		if !able {
 			return result{}, fmt.Errorf("it answers no names")
 		}
-		each, total, err := a.Ask(o.N, o.G)
+		each, total, err := a.Ask(o.N, max(o.G, 1))
 		return result{Each: each, Total: total}, err
 	case "run", "overhead":
 		return s.plugin(o)
+	case "give", "tell", "flooded":
+		n, able := s.subject.(*names)
+		if !able {
+			return result{}, fmt.Errorf("it has no resolver")
+		}
+		each, err := map[string]func(int) ([]time.Duration, error){"give": n.Give, "tell": n.Tell, "flooded": n.Flooded}[o.Do](o.N)
+		return result{Each: each}, err
 	case "usage":
 		u, err := readUsage()
 		return result{Usage: u}, err

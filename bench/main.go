@@ -21,12 +21,17 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/sealane/sealane/internal/holder"
 )
 
 func main() {
 	what := run
 	if len(os.Args) == 5 && os.Args[1] == childVerb {
 		what = func() error { return serveChild(os.Args[2], os.Args[3], os.Args[4]) }
+	}
+	if len(os.Args) == 3 && os.Args[1] == holdVerb {
+		what = func() error { return holder.Serve(3, os.Args[2]) }
 	}
 	// libnetwork locks the main goroutine to its thread when it is imported, which would make each switch to another one slow.
 	done := make(chan error)

@@ -14,12 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealane/sealane/endpoint"
-	"github.com/sealane/sealane/firewall"
-	"github.com/sealane/sealane/firewall/nftables"
 	"github.com/sealane/sealane/internal/nsthread"
 	"github.com/sealane/sealane/resolver"
-	room "github.com/sealane/sealane/resolver/dns"
-	"github.com/sealane/sealane/sandbox/netns"
 )
 
 // names is a subject that answers for one name: web, at 10.1.0.2. The floor is a loop that reads, patches the number and writes constant
@@ -28,6 +24,8 @@ type names struct {
 	Subject // attaches nothing
 	at      netip.AddrPort
 	space   string // path of the namespace from which it is asked; "": its own
+	rooms   rooms  // of ours
+	told    int    // names besides web
 	closers []func() error
 }
 
@@ -134,40 +132,22 @@ func (oneName) ExecFunc(f func()) error                                       { 
 func (oneName) NdotsSet() bool                                                { return false }
 func (oneName) HandleQueryResp(string, net.IP)                                {}
 
-func (n *names) ours() error {
-	ctx := context.Background()
-	spaces, err := netns.New(netns.Options{Run: "/run/sealane"})
-	if err != nil {
+func (n *names) ours() (err error) {
+	if n.rooms, err = newRooms(0); err != nil {
 		return err
 	}
-	r, err := room.New(room.Options{})
-	if err != nil {
-		return err
-	}
-	n.closers = append(n.closers, r.Close, spaces.Close)
+	n.closers = append(n.closers, n.rooms.resolver.Close, n.rooms.spaces.Close)
 	web := endpoint.Published{ID: "1", Name: "web", Addresses: []netip.Prefix{netip.MustParsePrefix("10.1.0.2/24")}}
-	if err := r.SetZone(ctx, "b1", resolver.Change{Name: "blue", Put: []endpoint.Published{web}}); err != nil {
+	if err := n.rooms.resolver.SetZone(context.Background(), "b1", resolver.Change{Name: "blue", Put: []endpoint.Published{web}}); err != nil {
 		return err
 	}
-	ns, err := spaces.Create(ctx, "5b")
-	if err != nil {
-		return err
-	}
-	redirects, err := r.Set(ctx, ns, resolver.View{Sandbox: "5b", Zones: []endpoint.NetworkID{"b1"}})
-	if err != nil {
-		return err
-	}
-	walls, err := nftables.New(nftables.Options{})
-	if err != nil {
-		return err
-	}
-	wall, err := walls.Open(ctx, ns.Key())
+	ns, _, err := n.rooms.give("5b")
 	if err != nil {
 		return err
 	}
 	n.space = ns.Key()
-	n.closers = append(n.closers, ns.Close, wall.Close)
-	return wall.Apply(ctx, []firewall.Change{{Owner: "sb/5b", Want: firewall.Terms{Redirects: redirects}}})
+	n.closers = append(n.closers, ns.Close)
+	return nil
 }
 
 // Ask is the load, from one thread and one socket.

@@ -18,6 +18,8 @@ func sections() []section {
 		{"usage", usageRows},
 		{"names", namesRows},
 		{"docker", dockerRows},
+		{"named", namedRows},
+		{"resolver", resolverRows},
 	}
 }
 

@@ -14,9 +14,9 @@ import (
 	"github.com/sealane/sealane/drivers"
 	"github.com/sealane/sealane/endpoint"
 	"github.com/sealane/sealane/firewall"
-	"github.com/sealane/sealane/firewall/nftables"
 	"github.com/sealane/sealane/ipam"
 	"github.com/sealane/sealane/ipam/pool"
+	"github.com/sealane/sealane/resolver"
 	"github.com/sealane/sealane/sandbox"
 	"github.com/sealane/sealane/sandbox/netns"
 )
@@ -79,13 +79,15 @@ func (o *ours) start() error {
 	if o.mode.Pool {
 		ready = oursReady
 	}
-	if o.spaces, err = netns.New(netns.Options{Run: oursDir, Ready: ready}); err != nil {
-		return err
-	}
-	o.close = append(o.close, o.spaces.Close)
-	walls, err := nftables.New(nftables.Options{})
+	r, err := newRooms(ready)
 	if err != nil {
 		return err
+	}
+	o.spaces = r.spaces
+	o.close = append(o.close, r.spaces.Close, r.resolver.Close)
+	var names resolver.Resolver
+	if o.mode.Resolver {
+		names = r.resolver
 	}
 	addresses, err := pool.New(pool.Options{})
 	if err != nil {
@@ -93,7 +95,7 @@ func (o *ours) start() error {
 	}
 	o.run, o.root = run, root
 	o.control, err = sealane.New(context.Background(), sealane.Options{
-		Run: run, Root: root, Spaces: o.spaces, Firewalls: walls,
+		Run: run, Root: root, Spaces: o.spaces, Firewalls: r.walls, Resolver: names,
 		Drivers: drivers.All(), IPAM: map[string]ipam.Driver{"default": addresses},
 	})
 	if err != nil {
@@ -111,6 +113,9 @@ func (o *ours) Attach() (Handle, error) {
 		return nil, err
 	}
 	spec := endpoint.Spec{For: sb.ID()} // goes with the sandbox
+	if o.mode.Resolver {
+		spec.Name = "c" + string(sb.ID())[:12]
+	}
 	for i := range o.mode.Ports {
 		port := uint16(80 + i)
 		spec.Publish = append(spec.Publish, endpoint.PortBinding{Proto: firewall.TCP, Ports: firewall.Range{First: port, Last: port}})

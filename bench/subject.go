@@ -14,7 +14,9 @@ type Mode struct {
 	Silent bool // the floor's ports send nothing by themselves; the other subjects decide for themselves
 	Names  bool // the subject answers for names and attaches nothing
 	Docker bool // the subject is a plugin of an engine
-	Ports  int  // published TCP ports of each sandbox; the floor has none
+	// Resolver gives each sandbox of sealane's names and a resolver.
+	Resolver bool
+	Ports    int // published TCP ports of each sandbox; the floor has none
 }
 
 // Subject attaches namespaces to one bridge network on the host that its process is alone on. All methods but Close may be called
