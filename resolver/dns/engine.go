@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -12,13 +13,15 @@ import (
 
 // engine waits for the sockets of all sandboxes. At one it looks at what has come, answers and takes it out, at most batch questions with a
 // system call each before others have their turn. What it answers stays in the socket until it is answered, so that who kills the
-// process in between leaves it to the next one.
+// process in between leaves it to the next one. Whose socket overflows is left alone for a while, so that others do not wait behind
+// questions that are too many to be answered anyway.
 type engine struct {
 	r       *Resolver
 	epoll   int
 	wake    int // an eventfd that ends the thread
 	done    chan struct{}
 	sockets map[int32]*box // by descriptor; guarded by the Resolver's lock
+	resting []rest         // of the thread alone
 	between func()         // a test's: what may happen between a look at a batch, its answers, and taking it
 
 	in, out [batch]datagram
@@ -31,7 +34,15 @@ type engine struct {
 const (
 	batch  = 16
 	events = 64
+	pause  = 2 * time.Millisecond // of a socket that overflows: 8,000 questions a second are answered
 )
+
+// rest is a socket that is not listened to until some time.
+type rest struct {
+	fd    int32
+	box   *box
+	until time.Time
+}
 
 // datagram is the room for one; answers of more than udpMax bytes go by TCP.
 type datagram [udpMax]byte
@@ -111,7 +122,7 @@ func (e *engine) run() {
 	defer runtime.UnlockOSThread()
 	var ready [events]unix.EpollEvent
 	for {
-		n, err := unix.EpollWait(e.epoll, ready[:], -1)
+		n, err := unix.EpollWait(e.epoll, ready[:], e.wakeUp())
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			return // the set is ours and so is its descriptor: it cannot fail
 		}
@@ -141,11 +152,14 @@ func (e *engine) serve(fd int32) {
 // datagrams answers one batch; what is left is told again. A question answered twice does no harm, so it is taken last.
 func (e *engine) datagrams(b *box) {
 	n := e.look(b.udp, unix.MSG_PEEK)
+	if n == batch && b.overflows() {
+		e.leaveAlone(b)
+	}
 	blind := n == 0
 	if blind { // an empty datagram that an earlier process looked at is never shown again, only taken
 		n = e.look(b.udp, 0)
 	}
-	e.pause()
+	e.moment()
 	answers := 0
 	for i := range n {
 		p, name := e.in[i][:min(e.heads[0][i].n, udpMax)], e.heads[0][i].Namelen
@@ -164,16 +178,57 @@ func (e *engine) datagrams(b *box) {
 		k := messages(unix.SYS_SENDMMSG, b.udp, e.heads[1][sent:answers], unix.MSG_DONTWAIT)
 		sent += max(k, 1) // an answer that cannot be sent is lost, as datagrams may be
 	}
-	e.pause()
+	e.moment()
 	if !blind {
 		e.take(b.udp, n)
 	}
 }
 
-func (e *engine) pause() {
+func (e *engine) moment() {
 	if e.between != nil {
 		e.between()
 	}
+}
+
+// overflows says whether the kernel threw away questions at the socket since it was last asked.
+func (b *box) overflows() bool {
+	const soMeminfo, drops, count = 55, 8, 9 // SO_MEMINFO, SK_MEMINFO_DROPS, SK_MEMINFO_VARS (linux/sock_diag.h)
+	var info [count]uint32
+	size := uint32(unsafe.Sizeof(info))
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(b.udp), unix.SOL_SOCKET, soMeminfo, uintptr(unsafe.Pointer(&info)),
+		uintptr(unsafe.Pointer(&size)), 0)
+	more := errno == 0 && info[drops] != b.dropped
+	b.dropped = info[drops]
+	return more
+}
+
+// leaveAlone does not listen to a socket for a while.
+func (e *engine) leaveAlone(b *box) {
+	if e.heed(int32(b.udp), 0) == nil {
+		e.resting = append(e.resting, rest{int32(b.udp), b, time.Now().Add(pause)})
+	}
+}
+
+// heed listens to a socket again, or no more.
+func (e *engine) heed(fd int32, what uint32) error {
+	return unix.EpollCtl(e.epoll, unix.EPOLL_CTL_MOD, int(fd), &unix.EpollEvent{Events: what, Fd: fd})
+}
+
+// wakeUp listens again to those that have rested, and says in how many milliseconds the next one is due; -1: none rests.
+func (e *engine) wakeUp() int {
+	for len(e.resting) > 0 {
+		first := e.resting[0]
+		if left := time.Until(first.until); left > 0 {
+			return int(left/time.Millisecond) + 1
+		}
+		e.resting = e.resting[1:]
+		e.r.mu.RLock()
+		if e.sockets[first.fd] == first.box {
+			e.heed(first.fd, unix.EPOLLIN)
+		}
+		e.r.mu.RUnlock()
+	}
+	return -1
 }
 
 // look reads a batch, with MSG_PEEK from where the last look ended. The lengths are those that the datagrams had.

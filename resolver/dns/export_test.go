@@ -6,3 +6,6 @@ func (r *Resolver) Between(f func()) {
 	defer r.mu.Unlock()
 	r.engine.between = f
 }
+
+// Resting says that a socket is left alone now. It is for a function given to Between.
+func (r *Resolver) Resting() bool { return len(r.engine.resting) > 0 }
