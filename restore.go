@@ -51,7 +51,37 @@ func (c *Controller) restore(ctx context.Context) error {
 	if err := c.restoreDriven(ctx); err != nil || c.o.Quarantined {
 		return err
 	}
+	if err := c.undoLost(ctx, seen); err != nil {
+		return err
+	}
 	return c.sweep(ctx, seen)
+}
+
+// undoLost undoes what the run store has of networks that the root store has no record of, since an older one was put back: no network,
+// nothing wanted. Their endpoints have left their sandboxes by now.
+func (c *Controller) undoLost(ctx context.Context, seen *observation) error {
+	for h, err := range records(ctx, c.o.Run, heldTable()) {
+		id, isNetwork := strings.CutPrefix(h.Owner, "net/")
+		if err != nil || !isNetwork {
+			continue
+		}
+		n := netdriver.Network{ID: endpoint.NetworkID(id), Deleting: true}
+		_, inRoot, err := maybe(view(ctx, c.o.Root, func(tx datastore.Tx) (netdriver.Network, error) { return networkTable().Get(tx, id) }))
+		_, shared, failed := maybe(c.replica(ctx, n.ID))
+		if inRoot || shared || err != nil || failed != nil { // a record that cannot be read is one
+			continue
+		}
+		c.log.Warn("undoing a network that has no record any more", "network", id)
+		c.try(ctx, h.Owner, func() error {
+			for _, dir := range []string{endpointTable(n.ID).Dir, string(endpointNames(n.ID))} {
+				if err := c.deleteAll(ctx, dir); err != nil {
+					return err
+				}
+			}
+			return c.convergeNetwork(ctx, n, seen)
+		})
+	}
+	return ctx.Err()
 }
 
 // try does one piece of a restore; what fails is shown with its owner and tried again, and holds nothing else up.
