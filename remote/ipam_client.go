@@ -2,7 +2,6 @@ package remote
 
 import (
 	"context"
-	"errors"
 	"net/netip"
 
 	"github.com/sealane/sealane/ipam"
@@ -42,18 +41,11 @@ func (d ipamClient) RequestPool(ctx context.Context, q ipam.PoolRequest) (ipam.P
 	pool, err := reply.pool(r)
 	if err != nil {
 		if reply.PoolID != "" {
-			err = errors.Join(err, d.afterwards(ctx, func(ctx context.Context) error { return d.ReleasePool(ctx, pool.ID) }))
+			err = d.p.undo(ctx, err, func(ctx context.Context) error { return d.ReleasePool(ctx, pool.ID) })
 		}
 		return ipam.Pool{}, err
 	}
 	return pool, nil
-}
-
-// afterwards makes up for an answer that is refused. The caller's context may be over.
-func (d ipamClient) afterwards(ctx context.Context, undo func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.p.timeout)
-	defer cancel()
-	return undo(ctx)
 }
 
 func (d ipamClient) ReleasePool(ctx context.Context, id ipam.PoolID) error {
@@ -75,7 +67,7 @@ func (d ipamClient) RequestAddress(ctx context.Context, q ipam.AddressRequest) (
 	a, err := reply.address(r)
 	if err != nil {
 		if p, bad := netip.ParsePrefix(reply.Address); bad == nil {
-			err = errors.Join(err, d.afterwards(ctx, func(ctx context.Context) error { return d.ReleaseAddress(ctx, q.Pool, p.Addr()) }))
+			err = d.p.undo(ctx, err, func(ctx context.Context) error { return d.ReleaseAddress(ctx, q.Pool, p.Addr()) })
 		}
 		return ipam.Address{}, err
 	}

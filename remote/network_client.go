@@ -3,7 +3,6 @@ package remote
 import (
 	"bytes"
 	"context"
-	"errors"
 	"slices"
 	"time"
 
@@ -81,7 +80,7 @@ func (d networkClient) CreateEndpoint(ctx context.Context, in netdriver.Input, e
 	}
 	chosen, err := reply.Interface.chosen(in.Network, e)
 	if err != nil {
-		return netdriver.Interface{}, d.undo(ctx, err, func(ctx context.Context) error { return d.DeleteEndpoint(ctx, in.Network, e) })
+		return netdriver.Interface{}, d.p.undo(ctx, err, func(ctx context.Context) error { return d.DeleteEndpoint(ctx, in.Network, e) })
 	}
 	return chosen, nil
 }
@@ -117,13 +116,6 @@ func (i iface) chosen(n netdriver.Network, e endpoint.Info) (netdriver.Interface
 	return out, nil
 }
 
-// undo makes up for a verb whose answer is refused. The caller's context may be over.
-func (d networkClient) undo(ctx context.Context, why error, verb func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.p.timeout)
-	defer cancel()
-	return errors.Join(why, verb(ctx))
-}
-
 func (d networkClient) DeleteEndpoint(ctx context.Context, n netdriver.Network, e endpoint.Info) error {
 	return d.name(ctx, deleteEndpoint, n, e, nil)
 }
@@ -145,7 +137,7 @@ func (d networkClient) Join(ctx context.Context, in netdriver.Input, e endpoint.
 	}
 	a, err := reply.attachment(in.Network, e)
 	if err != nil {
-		return netdriver.Plan{}, d.undo(ctx, err, func(ctx context.Context) error { return d.Leave(ctx, in.Network, e) })
+		return netdriver.Plan{}, d.p.undo(ctx, err, func(ctx context.Context) error { return d.Leave(ctx, in.Network, e) })
 	}
 	return netdriver.Plan{Attachment: a}, nil
 }
@@ -173,10 +165,11 @@ func known(err error) error {
 	return err
 }
 
-// EndpointInfo waits a second at most: it is for people who look.
+// EndpointInfo waits a second at most: it is for people who look, whose impatience says nothing of the plugin.
 func (d networkClient) EndpointInfo(ctx context.Context, n netdriver.Network, e endpoint.Info) (map[string]any, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	ctx, cancel := context.WithCancel(ctx) // a deadline of ours would count as silence
 	defer cancel()
+	defer time.AfterFunc(time.Second, cancel).Stop()
 	var reply infoReply
 	err := d.name(ctx, endpointInfo, n, e, &reply)
 	return reply.Value, err

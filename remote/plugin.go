@@ -103,6 +103,13 @@ func (p *plugin) exchange(ctx context.Context, verb string, request, into any) e
 	return read(status, body, into)
 }
 
+// undo makes up for a verb whose answer is refused, and returns why with what went wrong about it. The caller's context may be over.
+func (p *plugin) undo(ctx context.Context, why error, verb func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.timeout)
+	defer cancel()
+	return errors.Join(why, verb(ctx))
+}
+
 // read makes a reply or an error of what came.
 func read(status int, body []byte, into any) error {
 	if len(body) > maxReply {

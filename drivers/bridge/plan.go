@@ -2,7 +2,6 @@ package bridge
 
 import (
 	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"net"
 	"net/netip"
@@ -249,10 +248,7 @@ type port struct {
 
 func (n network) port(e endpoint.Info) (port, error) {
 	p := port{network: n, e: e}
-	if _, err := hex.DecodeString(e.Nonce); err != nil || e.Nonce != "" && len(e.Nonce) != 12 {
-		return p, fmt.Errorf("nonce %q: want 12 hex digits: %w", e.Nonce, errdefs.ErrInvalidArgument)
-	}
-	if err := endpoint.CheckMAC(e.MAC); err != nil {
+	if err := netdriver.CheckVeth(e); err != nil {
 		return p, err
 	}
 	if err := checkEndpointOptions(e.Spec.Options); err != nil {
@@ -294,31 +290,15 @@ func (p port) addrs() []netip.Prefix {
 
 // veth is the host's end; the other is made where the sandbox is. Where that is not ours to enter, it waits beside it.
 func (p port) veth() sandbox.Link {
-	l := sandbox.Link{
-		Name: "sv" + p.e.Nonce, Master: p.device, Owner: "ep/" + string(p.e.ID), MTU: p.mtu, Silent: true,
-		Port: sandbox.Port{Hairpin: p.hairpin},
-		Veth: &sandbox.Veth{Peer: p.waiting(), Space: p.e.Key, MAC: p.e.MAC},
-	}
-	if p.e.Announce {
-		for _, a := range p.addrs() {
-			l.Announce = append(l.Announce, a.Addr())
-		}
-	}
+	l := netdriver.Veth(p.e, p.addrs())
+	l.Master, l.Owner, l.MTU, l.Port.Hairpin = p.device, "ep/"+string(p.e.ID), p.mtu, p.hairpin
 	return l
 }
 
-// waiting is the name of an end that someone else will move; "": we make it inside the sandbox.
-func (p port) waiting() string {
-	if p.e.Key != "" {
-		return ""
-	}
-	return "sp" + p.e.Nonce
-}
-
 func (p port) attachment() (sandbox.Attachment, error) {
-	sysctls, err := p.insideSysctls()
+	sysctls, err := netdriver.InterfaceSysctls(p.e, p.ipv6)
 	a := sandbox.Attachment{
-		Link:   sandbox.Link{MAC: p.e.MAC, MTU: p.mtu, Addrs: p.addrs(), Silent: true, Arrives: p.waiting()},
+		Link:   sandbox.Link{MAC: p.e.MAC, MTU: p.mtu, Addrs: p.addrs(), Silent: true, Arrives: netdriver.Waiting(p.e)},
 		Prefix: p.options.Prefix, Priority: p.e.Spec.Priority, Order: p.record.Name, Internal: p.record.Internal, Sysctls: sysctls,
 	}
 	if p.addr4.IsValid() && p.open(p.v4) {
@@ -330,22 +310,11 @@ func (p port) attachment() (sandbox.Attachment, error) {
 	return a, err
 }
 
-// insideSysctls are the user's. A silent link heeds no router anyway; IPv6 is switched off only where that is asked for, because each
-// setting costs a tenth of an attach.
-func (p port) insideSysctls() ([]sandbox.Sysctl, error) {
-	asked, err := p.e.Spec.InterfaceSysctls()
-	off := sandbox.Sysctl{Key: "ipv6/conf/IFNAME/disable_ipv6", Value: "1"}
-	if p.e.Spec.NoIPv6 && p.ipv6 && !slices.ContainsFunc(asked, func(s sandbox.Sysctl) bool { return s.Key == off.Key }) {
-		asked = append(asked, off)
-	}
-	return asked, err
-}
-
 // published are the terms of the ports, each binding in each family that can carry it.
 func (p port) published(bindings []endpoint.PortBinding) ([]firewall.Port, error) {
 	var all []firewall.Port
 	for _, b := range bindings {
-		for _, host := range p.hosts(b.Host) {
+		for _, host := range netdriver.BoundTo(b.Host, p.options.Binding, p.addr6.IsValid()) {
 			f, target := p.v4, p.addr4
 			if host.Is6() {
 				f, target = p.v6, p.addr6
@@ -357,18 +326,4 @@ func (p port) published(bindings []endpoint.PortBinding) ([]firewall.Port, error
 		}
 	}
 	return all, nil
-}
-
-// hosts are the host addresses, one a family, that a binding to host means.
-func (p port) hosts(host netip.Addr) []netip.Addr {
-	all4, all6 := netip.IPv4Unspecified(), netip.IPv6Unspecified()
-	switch {
-	case host == all6 && !p.addr6.IsValid():
-		return []netip.Addr{all4} // nothing translates IPv6 to IPv4
-	case host.IsValid():
-		return []netip.Addr{host}
-	case p.options.Binding.IsValid() && p.options.Binding != all4:
-		return []netip.Addr{p.options.Binding}
-	}
-	return []netip.Addr{all4, all6}
 }

@@ -2,7 +2,6 @@ package overlay
 
 import (
 	"cmp"
-	"encoding/hex"
 	"fmt"
 	"net"
 	"net/netip"
@@ -270,10 +269,7 @@ type port struct {
 
 func (n network) port(e endpoint.Info) (port, error) {
 	p := port{network: n, e: e}
-	if _, err := hex.DecodeString(e.Nonce); err != nil || e.Nonce != "" && len(e.Nonce) != 12 {
-		return p, fmt.Errorf("nonce %q: want 12 hex digits: %w", e.Nonce, errdefs.ErrInvalidArgument)
-	}
-	if err := endpoint.CheckMAC(e.MAC); err != nil {
+	if err := netdriver.CheckVeth(e); err != nil {
 		return p, err
 	}
 	if err := checkEndpointOptions(e.Spec.Options); err != nil {
@@ -317,34 +313,15 @@ func (p port) first(six bool) (a netip.Addr, on netdriver.Subnet, ok bool) {
 
 // veth is the end on the bridge; the other is made where the sandbox is. Where that is not ours to enter, it waits on the host.
 func (p port) veth() sandbox.Link {
-	l := sandbox.Link{
-		Name: "sv" + p.e.Nonce, Master: bridgeName, MTU: p.mtu, Silent: true,
-		Veth: &sandbox.Veth{Peer: p.waiting(), Space: cmp.Or(p.e.Key, sandbox.InHost), MAC: p.e.MAC},
-	}
-	if p.e.Announce {
-		for _, a := range p.addrs {
-			l.Announce = append(l.Announce, a.Addr())
-		}
-	}
+	l := netdriver.Veth(p.e, p.addrs)
+	l.Master, l.MTU, l.Veth.Space = bridgeName, p.mtu, cmp.Or(p.e.Key, sandbox.InHost)
 	return l
 }
 
-// waiting is the name of an end that someone else will move; "": we make it inside the sandbox.
-func (p port) waiting() string {
-	if p.e.Key != "" {
-		return ""
-	}
-	return "sp" + p.e.Nonce
-}
-
 func (p port) attachment() (sandbox.Attachment, error) {
-	sysctls, err := p.e.Spec.InterfaceSysctls()
-	off := sandbox.Sysctl{Key: "ipv6/conf/IFNAME/disable_ipv6", Value: "1"}
-	if p.e.Spec.NoIPv6 && p.ipv6 && !slices.ContainsFunc(sysctls, func(s sandbox.Sysctl) bool { return s.Key == off.Key }) {
-		sysctls = append(sysctls, off)
-	}
+	sysctls, err := netdriver.InterfaceSysctls(p.e, p.ipv6)
 	a := sandbox.Attachment{
-		Link:   sandbox.Link{MAC: p.e.MAC, MTU: p.mtu, Addrs: p.addrs, Silent: true, Arrives: p.waiting()},
+		Link:   sandbox.Link{MAC: p.e.MAC, MTU: p.mtu, Addrs: p.addrs, Silent: true, Arrives: netdriver.Waiting(p.e)},
 		Prefix: p.options.Prefix, Priority: p.e.Spec.Priority, Order: p.record.Name, Internal: p.record.Internal, Sysctls: sysctls,
 	}
 	for _, six := range []bool{false, true} {
@@ -382,8 +359,9 @@ func (p port) published(bindings []endpoint.PortBinding) (outer, inner []firewal
 	if p.record.Internal {
 		return nil, nil, nil
 	}
+	_, _, has6 := p.first(true)
 	for _, b := range bindings {
-		for _, host := range p.hosts(b.Host) {
+		for _, host := range netdriver.BoundTo(b.Host, p.options.Binding, has6) {
 			target, _, has := p.first(host.Is6())
 			if !has {
 				continue
@@ -409,19 +387,4 @@ func (p port) published(bindings []endpoint.PortBinding) (outer, inner []firewal
 
 func overlaps(a, b firewall.Port) bool {
 	return a.Proto == b.Proto && a.Host == b.Host && a.HostPorts.First <= b.HostPorts.Last && b.HostPorts.First <= a.HostPorts.Last
-}
-
-// hosts are the host addresses, one a family, that a binding to host means.
-func (p port) hosts(host netip.Addr) []netip.Addr {
-	all4, all6 := netip.IPv4Unspecified(), netip.IPv6Unspecified()
-	_, _, has6 := p.first(true)
-	switch {
-	case host == all6 && !has6:
-		return []netip.Addr{all4} // nothing translates IPv6 to IPv4
-	case host.IsValid():
-		return []netip.Addr{host}
-	case p.options.Binding.IsValid() && p.options.Binding != all4:
-		return []netip.Addr{p.options.Binding}
-	}
-	return []netip.Addr{all4, all6}
 }
