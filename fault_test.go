@@ -282,15 +282,17 @@ type op struct {
 // theirs is the path of a namespace of somebody else's.
 const theirs = "/run/netns/theirs"
 
-// script is a life cycle of networks of a driver and a sandbox, in a namespace of ours or at a path.
+// script is a life cycle of networks of a driver and a sandbox, in a namespace of ours or at a path. "DRIVER on demand" makes networks that
+// are there while somebody is on them.
 func script(driver, path string) []op {
 	ctx := context.Background()
+	driver, onDemand := strings.CutSuffix(driver, " on demand")
 	network := func(m *machine, n string) sealane.Network { return must(m.Network(ctx, n)) }
 	box := func(m *machine) sandbox.Sandbox { return must(m.Sandbox(ctx, "box")) }
 	ep := func(m *machine, n string) endpoint.Endpoint { return must(network(m, n).Endpoint(ctx, n)) }
 	creates := func(n int, name string) op {
 		return op{"create network " + name, func(m *machine) error {
-			s := sealane.NetworkSpec{ID: endpoint.NetworkID(id(n)), Name: name, Driver: driver, IPv6: true}
+			s := sealane.NetworkSpec{ID: endpoint.NetworkID(id(n)), Name: name, Driver: driver, IPv6: true, OnDemand: onDemand}
 			if m.shared != nil {
 				s.Scope = netdriver.Global
 			}
@@ -371,7 +373,7 @@ func call(o op, m *machine) (err error) {
 // life cycle. Then the world is as if nothing had failed, either before the call or after it, and calling again succeeds or says that all
 // is done.
 func TestFaultAtEveryTouch(t *testing.T) {
-	for _, test := range []struct{ name, driver, path string }{{"bridge", "bridge", ""}, {"acting", "acting", ""}, {"plugin", "plugged", ""}, {"theirs", "bridge", theirs}, {"overlay", "overlay", ""}} {
+	for _, test := range []struct{ name, driver, path string }{{"bridge", "bridge", ""}, {"on demand", "bridge on demand", ""}, {"acting", "acting", ""}, {"plugin", "plugged", ""}, {"theirs", "bridge", theirs}, {"overlay", "overlay", ""}} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel() // most of it is waiting
 			ops := script(test.driver, test.path)

@@ -317,9 +317,13 @@ func (c *Controller) raise(ctx context.Context, n netdriver.Network) error {
 	return c.onDemand(ctx, n, true)
 }
 
-// lower takes it away after its last endpoint.
+// lower takes it away after its last endpoint. Nobody will ask for that again, since the endpoint is gone: what fails is mended later.
 func (c *Controller) lower(ctx context.Context, n netdriver.Network) error {
-	return c.onDemand(ctx, n, false)
+	err := c.onDemand(ctx, n, false)
+	if err != nil {
+		c.mender.later(networkOwner(n.ID), err)
+	}
+	return err
 }
 
 func (c *Controller) onDemand(ctx context.Context, n netdriver.Network, wanted bool) error {
