@@ -265,8 +265,9 @@ func TestCallerGoesAway(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	d.kernel.Fault = func(op string) error {
 		if strings.Contains(op, "host: ip link add") {
+			call := d.last.Load().Context() // before the test asks for more
 			cancel()
-			<-d.last.Load().Context().Done() // it ends when the connection does
+			<-call.Done() // it ends when the connection does
 		}
 		return nil
 	}

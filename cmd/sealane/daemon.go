@@ -172,10 +172,15 @@ func readLine(path string) (string, error) {
 	return strings.TrimSpace(string(text)), err
 }
 
-// writeLine writes a file of one line, all of it or nothing.
+// writeLine writes a file of one line, all of it or nothing, whatever happens to the machine meanwhile.
 func writeLine(path, line string) error {
 	const unfinished = ".new"
-	if err := os.WriteFile(path+unfinished, []byte(line+"\n"), 0o600); err != nil {
+	f, err := os.OpenFile(path+unfinished, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(line + "\n")
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(path+unfinished, path)
