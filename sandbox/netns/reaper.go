@@ -38,7 +38,7 @@ type reaper struct {
 	done    uint64
 	waited  bool          // for: nothing may be left until later
 	changed chan struct{} // closed and replaced when done grows
-	failed  error         // of the jobs since the last wait
+	failed  error         // the first of the jobs since the last wait
 	wake    chan struct{}
 	stop    chan struct{}
 	stopped chan struct{}
@@ -210,7 +210,9 @@ func (r *reaper) dig(everything bool) []plot {
 func (r *reaper) report(asked uint64, all bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.failed = errors.Join(r.failed, err)
+	if r.failed == nil { // nobody may ever ask
+		r.failed = err
+	}
 	if all {
 		r.done = asked
 	}
