@@ -10,11 +10,13 @@ STORE       ?= consul
 EXEC        := $(if $(SUDO),-exec "sudo env PATH=$(PATH) GOMODCACHE=$(shell go env GOMODCACHE)")
 
 # Where programs go that Debian's present suite does not have.
-SERVERS     := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sealane/bin
+CACHE       := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sealane
+SERVERS     := $(CACHE)/bin
+KERNEL      := $(CACHE)/kernel
 
 export PATH := $(PATH):/usr/sbin:/sbin:$(SERVERS)
 
-.PHONY: docker-demo demo overlay-demo test verify fuzz bench check servers
+.PHONY: docker-demo demo overlay-demo overlay-demo-vm test verify fuzz bench check servers
 
 demo: ## two containers on a network that talk
 	go build -o bin/quickstart ./examples/quickstart
@@ -33,11 +35,19 @@ overlay-demo: ## two hosts, a container on each, one network over Consul, or STO
 	go build -o bin/ ./cmd/sealane ./examples/overlay
 	$(if $(SUDO),sudo env PATH=$(PATH)) bin/overlay -store $(STORE)
 
+overlay-demo-vm: ## the same on two machines in QEMU with a kernel each; no root needed
+	scripts/need qemu-system-x86_64:qemu-system-x86 busybox:busybox-static ping:iputils-ping $(if $(filter etcd,$(STORE)),etcd:etcd-server)
+	$(if $(filter consul,$(STORE)),scripts/consul $(SERVERS))
+	scripts/kernel $(KERNEL)
+	CGO_ENABLED=0 go build -ldflags "-s -w" -o bin/ ./cmd/sealane ./examples/overlay
+	bin/overlay -vm -kernel $(KERNEL) -store $(STORE)
+
 test: ## everything that must hold before a change goes in
 	scripts/need gcc:gcc /usr/include/stdio.h:libc6-dev ip:iproute2 nft:nftables ping:iputils-ping sysctl:procps iptables:iptables tcpdump:tcpdump conntrack:conntrack busybox:busybox-static strace:strace \
 		dig:bind9-dnsutils dnsperf:dnsperf musl-gcc:musl-tools unshare:util-linux \
-		dockerd:docker.io docker:docker.io runc:runc docker-compose:docker-compose
+		dockerd:docker.io docker:docker.io runc:runc docker-compose:docker-compose qemu-system-x86_64:qemu-system-x86
 	$(MAKE) --no-print-directory servers
+	scripts/kernel $(KERNEL)
 	$(MAKE) --no-print-directory check
 	go test -race -count=1 -p 2 -timeout 12m $(EXEC) ./...
 

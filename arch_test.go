@@ -116,6 +116,7 @@ var programs = exceptions{
 	"internal/holder":     "the resolver's sockets outlive the daemon in a process of ours",
 	"internal/nstest":     "test hosts check with ip, nft and ping",
 	"internal/servertest": "tests of stores run against real servers",
+	"internal/vm":         "QEMU, and what the first process of a machine is told to run",
 }
 
 const (

@@ -2,208 +2,131 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net"
-	"os"
-	"os/exec"
+	"io"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/sealane/sealane/internal/nsthread"
 )
 
-// wire is the namespace that stands for the network between the hosts; the store is there too.
-const (
-	wire         = "overlay-demo-wire"
-	storeAddress = "192.0.2.100"
-)
-
-// lab is what the demo runs in: namespaces, processes, a directory.
+// lab is what the demo is played on: two hosts, what runs on them, and what they are made of.
 type lab struct {
-	o         options
-	dir       string
-	hosts     []*host
-	store     *exec.Cmd
-	processes []*exec.Cmd
+	out   io.Writer // is told what happens
+	under underlay
+	store string // consul or etcd
+	hosts []*host
+
+	stopStore func() error
 }
 
-// host is a namespace with a daemon.
-type host struct{ name, space, address string }
-
-func newLab(o options) (*lab, error) {
-	dir, err := os.MkdirTemp("", "overlay-demo-")
-	if err != nil {
-		return nil, err
-	}
-	return &lab{o: o, dir: dir, hosts: []*host{
-		{"north", "overlay-demo-north", "192.0.2.1"}, {"south", "overlay-demo-south", "192.0.2.2"},
-	}}, nil
+// host is one with a daemon.
+type host struct {
+	name, address string
+	dir           string // there, for all of the demo's files
 }
 
-func (l *lab) addresses() (all []string) {
+// underlay is what hosts and the wire between them are made of: namespaces of this machine (spaces.go) or machines of their own
+// (machines.go).
+type underlay interface {
+	fmt.Stringer // what hosts are, in a sentence
+	// open makes the hosts and gives them their addresses and directories.
+	open(context.Context, []*host) error
+	// program is the path, on every host, of a program that the demo uses.
+	program(name string) string
+	// run runs a program on a host and gives what it prints.
+	run(ctx context.Context, h *host, program string, args ...string) (string, error)
+	// start starts one that goes on, and gives what kills it. What it prints goes to a file of that name.
+	start(ctx context.Context, h *host, name, program string, args ...string) (kill func() error, err error)
+	// watch gives the first packet of a tunnel that is on the wire from now on.
+	watch(context.Context) (<-chan packet, error)
+	// close ends what was started and takes everything away.
+	close(context.Context) error
+}
+
+func newLab(out io.Writer, under underlay, store string) *lab {
+	return &lab{out: out, under: under, store: store, hosts: []*host{{name: "north", address: "192.0.2.1"}, {name: "south", address: "192.0.2.2"}}}
+}
+
+func (l *lab) addresses() string {
+	var all []string
 	for _, h := range l.hosts {
 		all = append(all, h.name+" "+h.address)
 	}
-	return append(all, l.o.store+" "+storeAddress)
+	return strings.Join(all, ", ")
 }
 
-// wire connects the hosts and the store by a bridge.
-func (l *lab) wire(ctx context.Context) error {
-	l.removeSpaces(ctx) // of a demo that was killed
-	lines := []string{
-		"netns add " + wire,
-		"-n " + wire + " link add wire type bridge", "-n " + wire + " link set wire up",
-		"-n " + wire + " link set lo up", "-n " + wire + " addr add " + storeAddress + "/24 dev wire",
+// storeHost is where the store is: on the first host.
+func (l *lab) storeHost() *host { return l.hosts[0] }
+
+func (l *lab) storeAddress() string {
+	if l.store == "etcd" {
+		return l.storeHost().address + ":2379"
 	}
-	for _, h := range l.hosts {
-		lines = append(lines, "netns add "+h.space,
-			"link add "+h.name+" netns "+wire+" type veth peer name eth0 netns "+h.space,
-			"-n "+wire+" link set "+h.name+" master wire up", "-n "+h.space+" link set lo up", "-n "+h.space+" link set eth0 up",
-			"-n "+h.space+" addr add "+h.address+"/24 dev eth0")
-	}
-	for _, line := range lines {
-		if err := run(ctx, "ip", strings.Fields(line)...); err != nil {
-			return err
-		}
-	}
-	return nil
+	return l.storeHost().address + ":8500"
 }
 
-func (l *lab) removeSpaces(ctx context.Context) error {
-	var errs []error
-	for _, space := range append([]string{wire}, l.hosts[0].space, l.hosts[1].space) {
-		if _, err := os.Stat(spaceFile(space)); err == nil {
-			errs = append(errs, run(ctx, "ip", "netns", "delete", space))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func spaceFile(space string) string { return "/run/netns/" + space }
-
-func (l *lab) url() string {
-	if l.o.store == "etcd" {
-		return "etcd://" + storeAddress + ":2379"
-	}
-	return "consul://" + storeAddress + ":8500"
-}
+func (l *lab) url() string { return l.store + "://" + l.storeAddress() }
 
 // startStore starts one server and waits until it answers.
-func (l *lab) startStore(ctx context.Context) error {
-	data, args := filepath.Join(l.dir, "store"), []string(nil)
-	program, port := l.program(l.o.store), "8500"
-	if l.o.store == "etcd" {
-		port = "2379"
-		client := "http://" + storeAddress + ":" + port
+func (l *lab) startStore(ctx context.Context) (err error) {
+	h := l.storeHost()
+	data, client, ready := filepath.Join(h.dir, "store"), "http://"+l.storeAddress(), "/v1/status/leader"
+	args := []string{"agent", "-server", "-bootstrap-expect=1", "-data-dir", data, "-bind", h.address, "-client", h.address}
+	if l.store == "etcd" {
+		ready = "/health"
 		args = []string{"--data-dir", data, "--listen-client-urls", client, "--advertise-client-urls", client,
-			"--listen-peer-urls", "http://" + storeAddress + ":2380"}
-	} else {
-		args = []string{"agent", "-server", "-bootstrap-expect=1", "-data-dir", data, "-bind", storeAddress, "-client", storeAddress}
+			"--listen-peer-urls", "http://" + h.address + ":2380"}
 	}
-	var err error
-	if l.store, err = l.start(wire, "store", program, args...); err != nil {
+	if l.stopStore, err = l.under.start(ctx, h, "store", l.under.program(l.store), args...); err != nil {
 		return err
 	}
-	return until(ctx, "the store answers", func() error {
-		return nsthread.Do(spaceFile(wire), func() error {
-			c, err := net.DialTimeout("tcp", storeAddress+":"+port, time.Second)
-			if err != nil {
-				return err
-			}
-			return c.Close()
-		})
-	})
+	_, err = l.under.run(ctx, h, l.under.program(self), "fetch", client+ready)
+	return err
 }
 
-// program is one of the directory's, else of the PATH.
-func (l *lab) program(name string) string {
-	if own, err := filepath.Abs(filepath.Join(l.o.programs, name)); err == nil {
-		if _, err := os.Stat(own); err == nil {
-			return own
-		}
-	}
-	return name
-}
-
-func (l *lab) stopStore() error {
-	_ = l.store.Process.Kill()
-	_ = l.store.Wait() // it was killed
-	l.processes = slices.DeleteFunc(l.processes, func(p *exec.Cmd) bool { return p == l.store })
-	return nil
-}
-
-// startDaemon starts a host's daemon and waits until it is ready.
+// startDaemon starts a host's daemon and waits until it is ready and sees the hosts before it.
 func (l *lab) startDaemon(ctx context.Context, h *host) error {
-	if _, err := l.start(h.space, h.name, l.program("sealane"), "serve", "--run", l.run(h), "--root", filepath.Join(l.dir, h.name+"-root"),
-		"--store", l.url(), "--advertise", "eth0"); err != nil {
+	_, err := l.under.start(ctx, h, "sealane", l.under.program("sealane"), "serve", "--run", h.run(), "--root", filepath.Join(h.dir, "root"),
+		"--store", l.url(), "--advertise", "eth0")
+	if err != nil {
 		return err
 	}
-	return until(ctx, h.name+" sees two hosts", func() error {
+	want := slices.Index(l.hosts, h) + 1
+	return until(ctx, fmt.Sprintf("%s sees %d hosts", h.name, want), func() error {
 		out, err := l.sealane(ctx, h, "host", "ls", "-q")
-		if err == nil && h != l.hosts[0] && len(strings.Fields(out)) != len(l.hosts) {
+		if err == nil && len(strings.Fields(out)) != want {
 			err = fmt.Errorf("it sees %s", out)
 		}
 		return err
 	})
 }
 
-func (l *lab) run(h *host) string { return filepath.Join(l.dir, h.name) }
-
-// start starts a program in a namespace; its output goes to a file that is shown if something fails.
-func (l *lab) start(space, name, program string, args ...string) (*exec.Cmd, error) {
-	out, err := os.Create(filepath.Join(l.dir, name+".log"))
-	if err != nil {
-		return nil, err
-	}
-	defer out.Close()
-	p := exec.Command("nsenter", append([]string{"--net=" + spaceFile(space), "--", program}, args...)...)
-	p.Stdout, p.Stderr = out, out
-	if err := p.Start(); err != nil {
-		return nil, err
-	}
-	l.processes = append(l.processes, p)
-	return p, nil
-}
+func (h *host) run() string { return filepath.Join(h.dir, "run") }
 
 // sealane runs the command line against a host's daemon.
 func (l *lab) sealane(ctx context.Context, h *host, args ...string) (string, error) {
-	out, err := exec.CommandContext(ctx, l.program("sealane"), append([]string{"--run", l.run(h)}, args...)...).CombinedOutput()
-	text := strings.TrimSpace(string(out))
-	if err != nil {
-		err = fmt.Errorf("%w: %s", err, text)
-	}
-	return text, err
+	return l.under.run(ctx, h, l.under.program("sealane"), append([]string{"--run", h.run(), "--timeout", patience.String()}, args...)...)
 }
 
 // startServer runs this program as a web server in a container.
-func (l *lab) startServer(h *host, container string) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	p := exec.Command(l.program("sealane"), "--run", l.run(h), "sandbox", "exec", container, "--", self, "serve")
-	if err := p.Start(); err != nil {
-		return err
-	}
-	l.processes = append(l.processes, p)
-	return nil
+func (l *lab) startServer(ctx context.Context, h *host, container string) error {
+	_, err := l.under.start(ctx, h, container, l.under.program("sealane"), "--run", h.run(), "sandbox", "exec", container, "--",
+		l.under.program(self), "serve")
+	return err
 }
 
 // fetch runs this program as a web client in the other container.
 func (l *lab) fetch(ctx context.Context) (string, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return "", err
-	}
-	return l.sealane(ctx, l.hosts[0], "sandbox", "exec", "app", "--", self, "fetch", "http://web/")
+	return l.sealane(ctx, l.hosts[0], "sandbox", "exec", "app", "--", l.under.program(self), "fetch", "http://web/")
 }
+
+// patience is for one thing, on a slow and busy machine.
+const patience = 2 * time.Minute
 
 // until repeats a check that the world gives no event for.
 func until(ctx context.Context, what string, check func() error) error {
-	const patience, pause = 30 * time.Second, 100 * time.Millisecond
+	const pause = 100 * time.Millisecond
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
@@ -213,32 +136,8 @@ func until(ctx context.Context, what string, check func() error) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("not in %v: %s: %w", patience, what, err)
+			return fmt.Errorf("waited until %s: %w: %w", what, context.Cause(ctx), err)
 		case <-time.After(pause):
 		}
 	}
-}
-
-// clean ends what runs, the last first, and removes what is left.
-func (l *lab) clean(ctx context.Context) error {
-	var errs []error
-	for _, h := range l.hosts {
-		for _, name := range []string{"app", "web", "late"} {
-			_, _ = l.sealane(ctx, h, "sandbox", "rm", name) // those that were made
-		}
-	}
-	for _, p := range slices.Backward(l.processes) {
-		_ = p.Process.Signal(os.Interrupt)
-		_ = p.Wait() // as it was asked to
-	}
-	errs = append(errs, l.removeSpaces(ctx), os.RemoveAll(l.dir))
-	return errors.Join(errs...)
-}
-
-func run(ctx context.Context, program string, args ...string) error {
-	out, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%s %s: %w: %s", program, strings.Join(args, " "), err, out)
-	}
-	return nil
 }
