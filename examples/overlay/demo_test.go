@@ -188,12 +188,15 @@ func TestREADMEOnTwoMachines(t *testing.T) {
 		}
 		// What follows a program that was started in the background may come too early.
 		err := until(t.Context(), line[1], func() (err error) {
-			printed, err = m.run(t.Context(), h, "sh", "-c", "exec 2>>/run/log; "+line[1])
+			printed, err = m.run(t.Context(), h, "busybox", "timeout", "60", "sh", "-c", "exec 2>>/run/log; "+line[1])
 			return err
 		})
 		if err != nil {
-			log, logErr := m.run(t.Context(), h, "cat", "/run/log")
-			t.Fatal(err, log, logErr)
+			for _, h := range hosts {
+				state, _ := m.run(t.Context(), h, "sh", "-c", "busybox cat /run/log; sealane network inspect --global blue")
+				t.Logf("%s: %s", h.name, state)
+			}
+			t.Fatal(err)
 		}
 		t.Log(printed)
 	}
