@@ -45,7 +45,7 @@ overlay-demo-vm: ## the same on two machines in QEMU with a kernel each; no root
 test: ## everything that must hold before a change goes in
 	scripts/need gcc:gcc /usr/include/stdio.h:libc6-dev ip:iproute2 nft:nftables ping:iputils-ping sysctl:procps iptables:iptables tcpdump:tcpdump conntrack:conntrack busybox:busybox-static strace:strace \
 		dig:bind9-dnsutils dnsperf:dnsperf musl-gcc:musl-tools unshare:util-linux \
-		dockerd:docker.io docker:docker.io runc:runc docker-compose:docker-compose qemu-system-x86_64:qemu-system-x86
+		dockerd:docker.io docker:docker.io runc:runc docker-compose:docker-compose systemd-analyze:systemd qemu-system-x86_64:qemu-system-x86
 	$(MAKE) --no-print-directory servers
 	scripts/kernel $(KERNEL)
 	$(MAKE) --no-print-directory check

@@ -44,8 +44,9 @@ type daemon struct {
 	log     *slog.Logger
 	closers []func() error
 
-	host       string // id of this host
-	lost       bool   // a store is new, though what it was to remember may still run
+	given      []*os.File // that systemd opened, or kept for us, by their names; none without it
+	host       string     // id of this host
+	lost       bool       // a store is new, though what it was to remember may still run
 	options    sealane.Options
 	spaces     *netns.Provider
 	controller *sealane.Controller
@@ -267,7 +268,7 @@ func (d *daemon) openResolver(context.Context) error {
 		io.Closer
 	}
 	keeper = newHolder(d.run)
-	if store, able := holder.NewSystemd("resolver-"); able {
+	if store, able := holder.NewSystemd("resolver-", d.given); able {
 		keeper = store
 	}
 	d.closing(keeper.Close)

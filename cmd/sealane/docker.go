@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/activation"
-
 	"github.com/sealane/sealane/docker"
 	"github.com/sealane/sealane/ipam"
 	"github.com/sealane/sealane/netdriver"
@@ -41,15 +39,11 @@ func (d *daemon) serveDocker(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	given, err := activation.ListenersWithNames() // sockets that systemd opened; none without it
-	if err != nil {
-		return err
-	}
 	for name, driver := range plugins() {
 		if driver == "overlay" && d.options.Cluster == nil {
 			continue // there is nobody to share with
 		}
-		l, err := d.pluginSocket(name, given[name])
+		l, err := d.pluginSocket(name)
 		if err != nil {
 			return err
 		}
@@ -60,10 +54,13 @@ func (d *daemon) serveDocker(ctx context.Context) error {
 	return nil
 }
 
-// pluginSocket makes the socket where an engine looks for it, unless it was given.
-func (d *daemon) pluginSocket(name string, given []net.Listener) (net.Listener, error) {
-	if len(given) > 0 {
-		return given[0], nil
+// pluginSocket makes the socket where an engine looks for it, unless systemd opened it before.
+func (d *daemon) pluginSocket(name string) (net.Listener, error) {
+	for _, f := range d.given {
+		if f.Name() == name {
+			l, err := net.FileListener(f)
+			return l, errors.Join(err, f.Close())
+		}
 	}
 	dir := d.plugins
 	if dir == "" {

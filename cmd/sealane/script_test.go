@@ -73,6 +73,7 @@ func fetch() {
 //	notified [ARG…]     serve and stop, telling the service manager
 //	call SOCKET PATH [BODY]  ask a plugin what an engine would
 //	activated NAME SOCKET [ARG…]  serve with a socket of that name, as systemd would open it
+//	unit [ARG…]         serve with systemd's descriptor store and its socket given/sealane.sock (unit_test.go)
 //	plugin NAME SOCKET, unplug NAME, told NAME CALL…   other people's plugins (plugin_test.go)
 func TestScripts(t *testing.T) {
 	var others outsiders
@@ -84,7 +85,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"serve": serveScript, "sl": sl, "exits": exits, "halt": halt, "kill9": kill9, "raw": raw, "until": until, "damage": damage,
 			"signal": signalBackground, "signal-daemon": signalDaemon, "notified": notified,
-			"activated": activated, "call": callScript, "plugin": others.plugin, "unplug": unplug, "told": told,
+			"activated": activated, "unit": startUnit, "call": callScript, "plugin": others.plugin, "unplug": unplug, "told": told,
 		},
 	})
 }
@@ -108,8 +109,10 @@ func setup(env *testscript.Env) error {
 	}
 	env.Setenv("D", "d")
 	env.Setenv("GORACE", "atexit_sleep_ms=0 halt_on_error=1") // no process waits a second before it ends
-	env.Values["daemons"], env.Values["host"] = map[string]*process{}, host
+	systemd := &unit{}
+	env.Values["daemons"], env.Values["host"], env.Values["unit"] = map[string]*process{}, host, systemd
 	env.Defer(func() {
+		systemd.close()
 		for _, d := range env.Values["daemons"].(map[string]*process) {
 			d.kill(unix.SIGKILL)
 		}

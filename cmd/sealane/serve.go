@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 )
@@ -104,7 +105,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger, ready func()) (err
 	if err := s.check(); err != nil {
 		return err
 	}
-	d := &daemon{settings: s, log: log}
+	d := &daemon{settings: s, log: log, given: activation.Files(true)}
 	defer func() { err = errors.Join(err, d.close()) }()
 	for _, step := range []func(context.Context) error{d.openDirectories, d.openStores, d.openRooms, d.openResolver, d.openController, d.serveDocker, d.listen} {
 		if err := step(ctx); err != nil {

@@ -107,20 +107,35 @@ func TestSystemd(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(socket)
-	if _, able := holder.NewSystemd("x-"); able {
+	if _, able := holder.NewSystemd("x-", nil); able {
 		t.Error("there is a store without systemd")
 	}
 	t.Setenv("NOTIFY_SOCKET", path)
 	t.Setenv("FDSTORE", "100")
-	s, able := holder.NewSystemd("x-")
+	fd, _ := pipe(t)
+	defer unix.Close(fd)
+	theirs, err := unix.Dup(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := os.NewFile(uintptr(theirs), "plugin")
+	defer other.Close()
+	again, err := unix.Dup(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, able := holder.NewSystemd("x-", []*os.File{other, os.NewFile(uintptr(again), "x-a")})
 	if !able {
 		t.Fatal("there is no store")
 	}
-	if kept, err := s.Kept(); err != nil || len(kept) != 0 {
-		t.Errorf("kept %v, %v", kept, err)
+	kept, err := s.Kept()
+	if err != nil || len(kept) != 1 || len(kept["a"]) != 1 {
+		t.Fatalf("kept %v, %v", kept, err)
 	}
-	fd, _ := pipe(t)
-	defer unix.Close(fd)
+	unix.Close(kept["a"][0])
+	if _, err := other.Stat(); err != nil {
+		t.Errorf("what has another name: %v", err)
+	}
 	if err := s.Keep("a", fd); err != nil {
 		t.Fatal(err)
 	}

@@ -14,33 +14,30 @@ import (
 type Systemd struct {
 	prefix string
 	socket string
+	given  []*os.File
 }
 
-// NewSystemd is about names with a prefix; false when the unit has no store (FileDescriptorStoreMax=) that systemd tells of, by $FDSTORE, as
-// of version 254.
-func NewSystemd(prefix string) (*Systemd, bool) {
+// NewSystemd is about names with a prefix, and what systemd handed us of them, which it takes (sd_listen_fds(3); a file's name is that of
+// its descriptor). false when the unit has no store (FileDescriptorStoreMax=) that systemd tells of, by $FDSTORE, as of version 254.
+func NewSystemd(prefix string, given []*os.File) (*Systemd, bool) {
 	most, _ := strconv.Atoi(os.Getenv("FDSTORE"))
 	socket := os.Getenv("NOTIFY_SOCKET")
-	return &Systemd{prefix: prefix, socket: socket}, most > 0 && socket != ""
+	return &Systemd{prefix: prefix, socket: socket, given: given}, most > 0 && socket != ""
 }
 
 // Kept gives what systemd handed us of it. It may be asked once. The caller closes it.
 func (s *Systemd) Kept() (map[string][]int, error) {
-	const first = 3 // SD_LISTEN_FDS_START
 	all := map[string][]int{}
-	if pid, _ := strconv.Atoi(os.Getenv("LISTEN_PID")); pid != os.Getpid() {
-		return all, nil
-	}
-	n, err := strconv.Atoi(os.Getenv("LISTEN_FDS"))
-	if err != nil {
-		return nil, fmt.Errorf("LISTEN_FDS: %w", err)
-	}
-	names := strings.Split(os.Getenv("LISTEN_FDNAMES"), ":")
-	for i := range min(n, len(names)) {
-		if name, ours := strings.CutPrefix(names[i], s.prefix); ours {
-			unix.CloseOnExec(first + i)
-			all[name] = append(all[name], first+i)
+	for _, f := range s.given {
+		name, ours := strings.CutPrefix(f.Name(), s.prefix)
+		if !ours {
+			continue
 		}
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0) // a file closes its own when it is collected
+		if err := errors.Join(err, f.Close()); err != nil {
+			return all, fmt.Errorf("descriptor %s of systemd: %w", f.Name(), err)
+		}
+		all[name] = append(all[name], fd)
 	}
 	return all, nil
 }
