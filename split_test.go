@@ -32,7 +32,6 @@ type split struct {
 const minority = 2 // hosts
 
 func newSplit(t *testing.T, kind servertest.Kind) *split {
-	nstest.MustNotLeak(t)
 	var hosts []*nstest.Host
 	for i := range 3 {
 		hosts = append(hosts, nstest.New(t, fmt.Sprint("server", i+1)))
@@ -117,8 +116,10 @@ func (s *split) blue() *domain {
 // number or name is there twice, every kernel has what it must within 5 s, and of what containers say to each other all the while,
 // within a side and across, nothing is lost.
 func TestSplitServers(t *testing.T) {
+	nstest.MustNotLeak(t)
 	for _, kind := range []servertest.Kind{servertest.Consul, servertest.Etcd} {
 		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel() // most of it is waiting
 			s := newSplit(t, kind)
 			s.fleet[4].network(sealane.NetworkSpec{Name: "blue", Driver: "overlay", Scope: netdriver.Global, IPAM: subnets("10.9.0.0/16")})
 			var firsts, talkers []*container
