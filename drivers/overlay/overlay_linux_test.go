@@ -419,3 +419,37 @@ func TestFlood(t *testing.T) {
 		}
 	}
 }
+
+// A network of several subnets: who is on different ones, and hosts, meets through the gateway that is near. One that is internal: across
+// hosts, and nowhere else.
+func TestSubnetsAndInternal(t *testing.T) {
+	nstest.MustNotLeak(t)
+	a, b, outside := pair(t, false)
+	several := net1(1, 256, append(dual(), subnet("10.2.0.0/24", "10.2.0.1/24"))...)
+	inner := net1(2, 257, dual()...)
+	inner.Internal = true
+	for _, s := range []*site{a, b} {
+		s.network(several)
+		s.network(inner)
+	}
+	one, two := a.join(several, nil, "10.1.0.2/24", "fd00:1::2/64"), b.join(several, nil, "10.2.0.3/24", "fd00:1::3/64")
+	a.network(several, two.peer())
+	b.network(several, one.peer())
+	one.pings(t, two.addr(0), two.addr(1), netip.MustParseAddr("198.51.100.9"))
+	two.pings(t, one.addr(0), one.addr(1), netip.MustParseAddr("203.0.113.9"))
+
+	kept, far := a.join(inner, ports(t, "8080:80"), "10.1.0.2/24", "fd00:1::2/64"), b.join(inner, nil, "10.1.0.3/24", "fd00:1::3/64")
+	a.network(inner, far.peer())
+	b.network(inner, kept.peer())
+	kept.pings(t, far.addr(0), far.addr(1))
+	far.pings(t, kept.addr(0), kept.addr(1))
+	kept.doesNotReach(t, netip.MustParseAddr("198.51.100.9"), netip.MustParseAddr("2001:db8:1::9"), netip.MustParseAddr("192.0.2.1"), two.addr(0))
+	serve(kept.Host, "tcp4", "0.0.0.0:80")
+	if c, err := outside.Dial("tcp", "198.51.100.1:8080"); err == nil {
+		c.Close()
+		t.Error("a port of an internal network is published")
+	}
+	if got := ask(t, far.Host, "10.1.0.2:80"); got != "10.1.0.3" {
+		t.Errorf("inside, the server sees %q", got)
+	}
+}
