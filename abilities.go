@@ -57,6 +57,15 @@ func (c *Controller) survey(ctx context.Context, links []string) (sandbox.Survey
 	return s.Survey(ctx, links)
 }
 
+// linksNow are the numbers of the host's links, by name. Without the ability (nil) none can be told from another.
+func (c *Controller) linksNow(ctx context.Context) (map[string]int, error) {
+	i, able := c.o.Spaces.(sandbox.Indexer)
+	if !able {
+		return nil, nil
+	}
+	return i.Indexes(ctx)
+}
+
 // namespaces lists the ids of the namespaces that our provider made. Without the ability there are none to sweep.
 func (c *Controller) namespaces(ctx context.Context) ([]sandbox.ID, error) {
 	l, able := c.o.Spaces.(sandbox.Lister)

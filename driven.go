@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
+	"github.com/containerd/errdefs"
 	"github.com/sealane/sealane/datastore"
 	"github.com/sealane/sealane/endpoint"
 	"github.com/sealane/sealane/netdriver"
@@ -24,7 +26,12 @@ func (c *Controller) drive(ctx context.Context, d netdriver.Driver, n netdriver.
 	}
 	var chosen netdriver.Interface
 	if h.Owner == "" || h.Endpoint.Sandbox == "" && !h.Answered {
-		h = netdriver.Held{Owner: endpointOwner(e.ID), Driver: n.Driver, Network: n, Endpoint: e}
+		if h.Owner == "" {
+			if h.Before, err = c.linksBefore(ctx); err != nil {
+				return chosen, err
+			}
+		}
+		h = netdriver.Held{Owner: endpointOwner(e.ID), Driver: n.Driver, Network: n, Endpoint: e, Before: h.Before}
 		h.Endpoint.Sandbox = ""
 		if chosen, err = c.driveCreate(ctx, d, &h); err != nil {
 			return chosen, err
@@ -182,8 +189,33 @@ func (c *Controller) driveJoin(ctx context.Context, d netdriver.Driver, h netdri
 	if h.Plan, err = d.Join(ctx, in, h.Endpoint); err != nil {
 		return fmt.Errorf("driver %s: join: %w", h.Driver, err)
 	}
+	if err := c.isNew(ctx, h); err != nil {
+		return fmt.Errorf("driver %s: join: reply refused: %w", h.Driver, err)
+	}
 	h.Answered = true
 	return c.putDriven(ctx, h)
+}
+
+// linksBefore are the host's links before a driver is called about an endpoint.
+func (c *Controller) linksBefore(ctx context.Context) ([]int, error) {
+	links, err := c.linksNow(ctx)
+	return slices.Sorted(maps.Values(links)), err
+}
+
+// isNew refuses a link that was there before its driver was called about the endpoint: it is somebody else's, the host's uplink perhaps.
+func (c *Controller) isNew(ctx context.Context, h netdriver.Held) error {
+	if h.Plan.Attachment == nil || h.Plan.Attachment.Link.Arrives == "" {
+		return nil
+	}
+	name := h.Plan.Attachment.Link.Arrives
+	links, err := c.linksNow(ctx)
+	if err != nil {
+		return err
+	}
+	if index, there := links[name]; there && slices.Contains(h.Before, index) {
+		return fmt.Errorf("link %s: %w: it was there before the endpoint and is not its", name, errdefs.ErrFailedPrecondition)
+	}
+	return nil
 }
 
 func (c *Controller) driveLeave(ctx context.Context, d netdriver.Driver, h netdriver.Held) error {

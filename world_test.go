@@ -20,6 +20,7 @@ import (
 	"github.com/sealane/sealane/internal/nstest"
 	"github.com/sealane/sealane/ipam"
 	"github.com/sealane/sealane/ipam/pool"
+	"github.com/sealane/sealane/remote"
 	"github.com/sealane/sealane/sandbox"
 	"github.com/sealane/sealane/sandbox/netns"
 )
@@ -34,6 +35,7 @@ type world struct {
 	quarantined   bool
 	etc           string   // directory of the host's files; "": there is no resolver, and there are no files of sandboxes
 	shares        *sharing // what it is of a cluster; nil: alone
+	plugins       string   // directory of plugins' sockets; "": there are none
 	spaces        *netns.Provider
 	walls         *nftables.Opener
 	closers       []func() error
@@ -131,6 +133,10 @@ func (w *world) tryStart() (err error) {
 		Resolver: names, Files: files,
 		Instance: w.instance, Run: stores["run.db"], Root: stores["root.db"], Spaces: w.spaces, Firewalls: w.walls, Drivers: drivers.All(),
 		IPAM: map[string]ipam.Driver{"default": addresses}, Quarantined: w.quarantined,
+	}
+	if w.plugins != "" {
+		found := remote.New(remote.Options{Sockets: w.plugins})
+		w.closers, o.Find = append(w.closers, found.Close), found.Find
 	}
 	if w.shares != nil {
 		if err := w.shares.options(&o); err != nil {

@@ -53,6 +53,7 @@ var (
 	_ sandbox.Provider = (*Provider)(nil)
 	_ sandbox.Lister   = (*Provider)(nil)
 	_ sandbox.Surveyor = (*Provider)(nil)
+	_ sandbox.Indexer  = (*Provider)(nil)
 	_ sandbox.Gone     = (*Provider)(nil)
 )
 

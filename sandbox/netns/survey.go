@@ -39,6 +39,24 @@ func (p *Provider) Survey(_ context.Context, links []string) (sandbox.Survey, er
 	return s, nil
 }
 
+// Indexes implements sandbox.Indexer.
+func (p *Provider) Indexes(context.Context) (map[string]int, error) {
+	nl, err := p.handle()
+	if err != nil {
+		return nil, fmt.Errorf("number the host's links: %w", err)
+	}
+	defer nl.Close()
+	all, err := nl.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("number the host's links: %w", err)
+	}
+	indexes := make(map[string]int, len(all))
+	for _, l := range all {
+		indexes[l.Attrs().Name] = l.Attrs().Index
+	}
+	return indexes, nil
+}
+
 // features are switches of the namespace that the thread is in. One that cannot be read is off.
 func (p *Provider) features() map[string]bool {
 	on := map[string]bool{"ipv6": p.ipv6}

@@ -24,7 +24,7 @@ import (
 // The Fake is the kernel: it outlives those who use it. To play a crash, make Fault answer with an error from some touch on, throw the
 // controller away, call Crash, and give the same Fake to the next one.
 //
-// It implements sandbox.Provider, Surveyor, Lister and Gone. Safe for concurrent use; fields are set while nobody uses it.
+// It implements sandbox.Provider, Surveyor, Indexer, Lister and Gone. Safe for concurrent use; fields are set while nobody uses it.
 type Fake struct {
 	// Fault, if not nil, is asked at every touch twice: before the effect with what is about to be done, as in "host: ip link del
 	// sv1", and after it with the same and ", done". Its error is returned to the caller.
@@ -51,6 +51,7 @@ func (f *Fake) Beside(instance string) *Fake {
 var _ interface {
 	sandbox.Provider
 	sandbox.Surveyor
+	sandbox.Indexer
 	sandbox.Lister
 	sandbox.Gone
 } = (*Fake)(nil)
@@ -176,6 +177,18 @@ func (f *Fake) Survey(ctx context.Context, links []string) (sandbox.Survey, erro
 		return nil
 	})
 	return s, err
+}
+
+// Indexes implements sandbox.Indexer.
+func (f *Fake) Indexes(ctx context.Context) (map[string]int, error) {
+	indexes := map[string]int{}
+	_, err := f.touch(ctx, "number links", func() error {
+		for name, l := range f.files[""].links {
+			indexes[name] = l.index
+		}
+		return nil
+	})
+	return indexes, err
 }
 
 // Gone implements sandbox.Gone: it tells of namespaces that somebody else made and End ended, also of those that ended before it was

@@ -17,6 +17,7 @@ type link struct {
 	instance string // with Owner, its alias
 	peer     *link
 	in       *space
+	index    int // the kernel's number
 }
 
 // maxPorts is how many ports a bridge has: numbers are 10 bits and 0 is none.
@@ -86,6 +87,7 @@ func (k *kernel) plug(l *link) error {
 	k.macs++
 	l.MTU, l.Down = 1500, true
 	l.MAC = net.HardwareAddr{0xfa, 0xce, byte(k.macs >> 24), byte(k.macs >> 16), byte(k.macs >> 8), byte(k.macs)}
+	l.index = int(k.macs)
 	l.in.links[l.Name] = l
 	return nil
 }
