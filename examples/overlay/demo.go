@@ -24,7 +24,7 @@ func demo(ctx context.Context, out io.Writer, under underlay, store string) (err
 	}()
 	for _, act := range []func(context.Context, *lab) error{open, connect, talk, withoutStore} {
 		if err := act(ctx, l); err != nil {
-			return err
+			return errors.Join(err, context.Cause(ctx)) // why, if it was broken off
 		}
 	}
 	return nil

@@ -186,9 +186,13 @@ func TestREADMEOnTwoMachines(t *testing.T) {
 		if h == nil {
 			t.Fatalf("on which machine? %s", line[1])
 		}
-		// What follows a program that was started in the background may come too early.
+		// What follows a program that was started in the background may come too early; such a program too.
+		shell := line[1]
+		if program, background := strings.CutSuffix(shell, " &"); background {
+			shell = "until " + program + "; do busybox sleep 1; done &"
+		}
 		err := until(t.Context(), line[1], func() (err error) {
-			printed, err = m.run(t.Context(), h, "busybox", "timeout", "60", "sh", "-c", "exec 2>>/run/log; "+line[1])
+			printed, err = m.run(t.Context(), h, "busybox", "timeout", "60", "sh", "-c", "exec 2>>/run/log; "+shell)
 			return err
 		})
 		if err != nil {

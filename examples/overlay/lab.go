@@ -122,7 +122,7 @@ func (l *lab) fetch(ctx context.Context) (string, error) {
 }
 
 // patience is for one thing, on a slow and busy machine.
-const patience = 2 * time.Minute
+const patience = 4 * time.Minute
 
 // until repeats a check that the world gives no event for.
 func until(ctx context.Context, what string, check func() error) error {
