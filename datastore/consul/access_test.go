@@ -19,8 +19,9 @@ func TestAccess(t *testing.T) {
 	files := servertest.NewTLS(t)
 	server := servertest.One(t, servertest.Consul, servertest.Options{TLS: files, Token: "cafe0000-0000-0000-0000-000000000001"}).Servers[0]
 	client := files.Client(t, true)
-	try := func(o consul.Options) (list, write error) {
-		o.Timeout = 2 * time.Second
+	const patience, certainty = 30 * time.Second, 2 * time.Second // for an answer, and for none
+	try := func(o consul.Options, timeout time.Duration) (list, write error) {
+		o.Timeout = timeout
 		s := open(t, server, o)
 		list = s.View(t.Context(), func(tx datastore.Tx) error {
 			for range tx.List("d") {
@@ -31,13 +32,14 @@ func TestAccess(t *testing.T) {
 	}
 	// Without a leader the master token is not there yet.
 	good := consul.Options{TLS: client, Token: "cafe0000-0000-0000-0000-000000000001"}
-	nstest.Eventually(t, "the token is known", func() bool { list, write := try(good); return list == nil && write == nil })
+	nstest.Eventually(t, "the token is known", func() bool { list, write := try(good, patience); return list == nil && write == nil })
 
 	for name, o := range map[string]consul.Options{
 		"no token":      {TLS: client},
 		"another token": {TLS: client, Token: "cafe0000-0000-0000-0000-000000000002"},
 	} {
-		list, write := try(o)
+		o.Timeout = patience
+		list, write := try(o, patience)
 		if !errdefs.IsPermissionDenied(list) || !errdefs.IsPermissionDenied(write) || !strings.Contains(write.Error(), `key_prefix "sealane/"`) {
 			t.Errorf("%s: got %v and %v, want PermissionDenied that says what the token needs", name, list, write)
 		}
@@ -56,7 +58,7 @@ func TestAccess(t *testing.T) {
 		"no certificate": {Token: good.Token, TLS: files.Client(t, false)},
 		"another CA":     {Token: good.Token, TLS: servertest.NewTLS(t).Client(t, true)},
 	} {
-		if list, write := try(o); !errdefs.IsUnavailable(list) || !errdefs.IsUnavailable(write) {
+		if list, write := try(o, certainty); !errdefs.IsUnavailable(list) || !errdefs.IsUnavailable(write) {
 			t.Errorf("%s: got %v and %v, want Unavailable", name, list, write)
 		}
 	}

@@ -26,8 +26,9 @@ func TestAccess(t *testing.T) {
 	server := servertest.One(t, servertest.Etcd, servertest.Options{TLS: files}).Servers[0]
 	client := files.Client(t, true)
 	addUser(t, admin(t, server, client))
-	try := func(o etcd.Options) (list, write error) {
-		o.Timeout = 2 * time.Second
+	const patience, certainty = 30 * time.Second, 2 * time.Second // for an answer, and for none
+	try := func(o etcd.Options, timeout time.Duration) (list, write error) {
+		o.Timeout = timeout
 		s := open(t, server, o)
 		list = s.View(t.Context(), func(tx datastore.Tx) error {
 			for range tx.List("d") {
@@ -37,7 +38,7 @@ func TestAccess(t *testing.T) {
 		return list, s.Update(t.Context(), func(tx datastore.Tx) error { return tx.Put("d/k", []byte("1")) })
 	}
 	good := etcd.Options{TLS: client, User: "sealane", Password: "secret"}
-	if list, write := try(good); list != nil || write != nil {
+	if list, write := try(good, patience); list != nil || write != nil {
 		t.Fatalf("with all that it takes: %v and %v", list, write)
 	}
 	for name, o := range map[string]etcd.Options{
@@ -45,7 +46,8 @@ func TestAccess(t *testing.T) {
 		"another password": {TLS: client, User: "sealane", Password: "guessed"},
 		"another prefix":   {TLS: client, User: "sealane", Password: "secret", Prefix: "elsewhere"},
 	} {
-		list, write := try(o)
+		o.Timeout = patience
+		list, write := try(o, patience)
 		if !errdefs.IsPermissionDenied(list) || !errdefs.IsPermissionDenied(write) || !strings.Contains(write.Error(), "readwrite --prefix") {
 			t.Errorf("%s: got %v and %v, want PermissionDenied that says what the role needs", name, list, write)
 		}
@@ -65,7 +67,7 @@ func TestAccess(t *testing.T) {
 		"another CA":     {TLS: servertest.NewTLS(t).Client(t, true)},
 	} {
 		o.User, o.Password = good.User, good.Password
-		if list, write := try(o); !errdefs.IsUnavailable(list) || !errdefs.IsUnavailable(write) {
+		if list, write := try(o, certainty); !errdefs.IsUnavailable(list) || !errdefs.IsUnavailable(write) {
 			t.Errorf("%s: got %v and %v, want Unavailable", name, list, write)
 		}
 	}
