@@ -85,9 +85,15 @@ func (a *adoption) networks(ctx context.Context) error {
 	return nil
 }
 
-// network writes a record from a bridge's addresses, which are its gateways.
+// network writes a record from a bridge's addresses, which are its gateways, from its terms, and from what its endpoints hold where the run
+// store was not lost. Its options are.
 func (a *adoption) network(ctx context.Context, id endpoint.NetworkID, has sandbox.Config) error {
-	n := netdriver.Network{ID: id, Name: shortID(string(id)), Driver: defaultDriver, IPAM: defaultIPAM, Scope: netdriver.Local, Unknown: true}
+	name, err := a.name(ctx, id)
+	if err != nil {
+		return err
+	}
+	n := netdriver.Network{ID: id, Name: name, Driver: defaultDriver, IPAM: defaultIPAM, Scope: netdriver.Local, Unknown: true}
+	n.Internal = slices.ContainsFunc(a.seen.terms[networkOwner(id)].Networks, func(t firewall.Network) bool { return t.Internal })
 	d, err := a.c.ipamDriver(ctx, n.IPAM)
 	if err != nil {
 		return err
@@ -105,7 +111,7 @@ func (a *adoption) network(ctx context.Context, id endpoint.NetworkID, has sandb
 			n.IPv4, n.IPv6 = n.IPv4 || p.Addr().Is4(), n.IPv6 || p.Addr().Is6()
 		}
 	}
-	a.c.log.Warn("a network without a record goes on as it is", "network", id)
+	a.c.log.Warn("a network without a record goes on as it is; its options and labels are lost", "network", id, "name", name)
 	if err := a.c.o.Root.Update(ctx, func(tx datastore.Tx) error {
 		return errors.Join(networkNames.claim(tx, n.Name, string(id)), networkTable().Put(tx, string(id), n))
 	}); err != nil {
@@ -113,6 +119,28 @@ func (a *adoption) network(ctx context.Context, id endpoint.NetworkID, has sandb
 	}
 	h := netdriver.Held{Owner: networkOwner(id), Plan: a.seen.plan(networkOwner(id))}
 	return a.c.o.Run.Update(ctx, func(tx datastore.Tx) error { return heldTable().Put(tx, h.Owner, h) })
+}
+
+// name is what the endpoints of a network call it, if any is on record and nobody else has the name, and the beginning of its id.
+func (a *adoption) name(ctx context.Context, id endpoint.NetworkID) (string, error) {
+	name := shortID(string(id))
+	err := a.c.o.Run.View(ctx, func(tx datastore.Tx) error {
+		for h, err := range heldTable().All(tx) {
+			on := func(l sandbox.Link) bool { return a.bridges[l.Master] == id }
+			if err == nil && h.Plan.Attachment != nil && slices.ContainsFunc(hostShare(h.Plan).Config.Links, on) && checkName(h.Plan.Attachment.Order) == nil {
+				name = h.Plan.Attachment.Order
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return "", err
+	}
+	holder, err := view(ctx, a.c.o.Root, func(tx datastore.Tx) (string, error) { return networkNames.get(tx, name) })
+	if holder != "" && holder != string(id) {
+		name = shortID(string(id))
+	}
+	return name, err
 }
 
 // namespace adopts one of ours with the endpoints in it.

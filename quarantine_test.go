@@ -109,3 +109,62 @@ func TestLostStoreLeavesWhatRuns(t *testing.T) {
 		})
 	}
 }
+
+// A lost root store costs a network its options, and nobody's traffic: its name is told by its endpoints, and that nothing leaves it by the
+// firewall, for new endpoints too.
+func TestLostRootStore(t *testing.T) {
+	w := newWorld(t)
+	quiet := w.network(sealane.NetworkSpec{Name: "quiet", Internal: true, IPAM: subnets("10.1.0.0/24")})
+	server, neighbour := w.container("server", nil, quiet), w.container("neighbour", nil, quiet)
+	at := server.address(false)
+	server.as().Echo("80")
+	talk := []*nstest.Stream{neighbour.as().Stream("udp", netip.AddrPortFrom(at, 80).String()),
+		neighbour.as().Stream("tcp", netip.AddrPortFrom(at, 80).String())}
+	w.stop()
+	if err := os.Remove(filepath.Join(w.dir, "root.db")); err != nil {
+		t.Fatal(err)
+	}
+	w.quarantined = true
+	w.start()
+	n, err := w.Network(t.Context(), "quiet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := n.Info(t.Context()); err != nil || !info.Unknown || !info.Internal || info.ID != quiet.ID() {
+		t.Errorf("got %+v, %v, want the same network, unknown and internal", info, err)
+	}
+	if s, err := w.Sandbox(t.Context(), "server"); err != nil {
+		t.Error(err)
+	} else if info, err := s.Info(t.Context()); err != nil || info.Unknown {
+		t.Errorf("got %+v, %v, want a sandbox that is known", info, err)
+	}
+	fresh := w.container("fresh", nil, n)
+	if err := fresh.pings(at); err != nil {
+		t.Error(err)
+	}
+	box, err := fresh.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := in(box.Key, "ip", "route", "get", "192.0.2.2"); err == nil {
+		t.Error("a new endpoint has a way out")
+	}
+	w.quarantined = false
+	w.restart()
+	nstest.EndAll(t, talk)
+	for info, err := range w.Sandboxes(t.Context()) {
+		h, herr := w.Sandbox(t.Context(), string(info.ID))
+		if err != nil || herr != nil {
+			t.Fatal(err, herr)
+		}
+		if err := h.Delete(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	if n, err = w.Network(t.Context(), "quiet"); err == nil {
+		err = n.Delete(t.Context())
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}

@@ -61,7 +61,7 @@ var (
 const mounts = "mounts"
 
 // New opens the host and sweeps what a process that died left in the run directory. FailedPrecondition when another one of the same
-// instance works in this host.
+// instance works in this host; PermissionDenied, before any effect, for a process that may not make namespaces and links.
 func New(o Options) (*Provider, error) {
 	p := &Provider{host: o.Host, instance: cmp.Or(o.Instance, "sealane"), lock: -1, announcer: announcer{host: o.Host, fd: -1}, procfs: newProcfs(),
 		kinds: o.Sockets}
@@ -74,6 +74,9 @@ func New(o Options) (*Provider, error) {
 func (p *Provider) open(o Options) error {
 	if o.Run == "" {
 		return fmt.Errorf("%w: no run directory", errdefs.ErrInvalidArgument)
+	}
+	if err := privileged(); err != nil {
+		return err
 	}
 	run, err := filepath.Abs(o.Run)
 	if err != nil {
@@ -114,6 +117,20 @@ func (p *Provider) open(o Options) error {
 		return err
 	}
 	p.ready = newReady(o.Ready, p.readySpace)
+	return nil
+}
+
+// privileged refuses a process whom the kernel would refuse one thing after the other. Who is root of a user namespace only is told by the
+// kernel.
+func privileged() error {
+	var caps [2]unix.CapUserData // 32 capabilities each
+	if err := unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &caps[0]); err != nil {
+		return fmt.Errorf("ask for capabilities: %w", err)
+	}
+	const needed = 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_SYS_ADMIN
+	if caps[0].Effective&needed != needed {
+		return fmt.Errorf("%w: making network namespaces and links takes CAP_NET_ADMIN and CAP_SYS_ADMIN: run it as root", errdefs.ErrPermissionDenied)
+	}
 	return nil
 }
 
