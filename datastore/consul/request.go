@@ -69,7 +69,7 @@ func (s *Store) led(meta *api.QueryMeta) error {
 	if meta.KnownLeader {
 		return nil
 	}
-	return s.explain(errors.New(leader))
+	return fmt.Errorf("consul at %s: %w: it knows no leader%s", s.address, errdefs.ErrUnavailable, leaderless)
 }
 
 // txn runs operations of which the first are checks. It is not ok when a check failed.
@@ -109,6 +109,8 @@ const (
 	unknown  = "ACL not found"
 	overlong = "too large"
 )
+
+const leaderless = ": most of its servers are down or cut off"
 
 // refused says of an error whether what was asked for was certainly not done.
 func refused(err error) bool {
@@ -150,7 +152,7 @@ func (s *Store) explain(err error) error {
 	case strings.Contains(text, overlong):
 		kind, advice = errdefs.ErrInvalidArgument, ": is limits.kv_max_value_size or txn_max_req_len lowered there?"
 	case strings.Contains(text, leader):
-		advice = ": most of its servers are down or cut off"
+		advice = leaderless
 	}
 	return fmt.Errorf("consul at %s: %w: %s%s", s.address, kind, strings.TrimSpace(err.Error()), advice)
 }
