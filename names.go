@@ -273,12 +273,14 @@ func (v *content) published(m *member) endpoint.Published {
 		MAC: m.info.MAC, Ports: containerPorts(m.info.Spec, v.ports)}
 }
 
-// restoreNames tells all zones before the first sandbox is answered: questions may wait since before the start.
+// restoreNames tells all zones, and then has the sandboxes answered as they were: questions may wait since before the start, and to converge
+// all sandboxes takes longer than who asks should wait.
 func (c *Controller) restoreNames(ctx context.Context) error {
 	if !c.resolves() {
 		return nil
 	}
 	networks, put := map[endpoint.NetworkID]netdriver.Network{}, map[endpoint.NetworkID][]endpoint.Published{}
+	var all []*content
 	for s, err := range c.Sandboxes(ctx) {
 		if err != nil || s.Deleting {
 			continue // told, or ended, by restoreSandboxes
@@ -290,6 +292,7 @@ func (c *Controller) restoreNames(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		all = append(all, v)
 		for _, m := range v.members {
 			if m.wanted(v) && c.named(m) {
 				networks[m.on], put[m.on] = m.network, append(put[m.on], v.published(m))
@@ -301,7 +304,37 @@ func (c *Controller) restoreNames(ctx context.Context) error {
 			return err
 		}
 	}
+	for _, v := range all {
+		c.answerAgain(ctx, v)
+	}
 	return ctx.Err()
+}
+
+// answerAgain has the resolver answer in a sandbox as it is held. What fails is done again, and told, when the sandbox is converged.
+func (c *Controller) answerAgain(ctx context.Context, v *content) {
+	wanted := v.ranked(func(m *member) bool { return m.wanted(v) && c.named(m) })
+	if len(wanted) == 0 || !v.enterable() {
+		return
+	}
+	v.brought = map[string]sandbox.Attachment{}
+	for _, m := range v.members {
+		if !m.wanted(v) || m.held.Owner == "" {
+			return // it was on its way when an earlier process ended
+		}
+		if a := m.held.Plan.Attachment; a != nil {
+			v.brought[string(m.id)] = *a
+		}
+	}
+	var err error
+	if v.merged, err = sandbox.Merge(v.brought); err != nil {
+		return
+	}
+	ns, err := c.namespace(ctx, v.sandbox)
+	if err != nil {
+		return
+	}
+	defer c.done(v.sandbox, ns)
+	_, _ = c.o.Resolver.Set(ctx, ns, v.view(wanted))
 }
 
 // writeFiles makes hosts, hostname and resolv.conf say what the records say. A sandbox that shares another's namespace sees its files, and

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -138,18 +139,36 @@ func TestNamesComeLastAndGoFirst(t *testing.T) {
 	}
 }
 
-// Who starts anew tells all zones before the first sandbox is answered: questions wait there.
+// Who starts anew tells all zones before the first sandbox is answered, and answers all of them, as they were, before it converges the first:
+// questions wait there.
 func TestZonesAreToldBeforeSandboxes(t *testing.T) {
 	m := started(t)
 	blue, red := m.made(sealane.NetworkSpec{Name: "blue"}), m.made(sealane.NetworkSpec{Name: "red"})
+	views := map[sandbox.ID]resolver.View{}
 	for _, name := range []string{"a", "b", "c"} {
-		m.boxed(sandbox.Spec{Name: name}, endpoint.Spec{Aliases: []string{"www"}}, blue, red)
+		box, _ := m.boxed(sandbox.Spec{Name: name}, endpoint.Spec{Aliases: []string{"www"}}, blue, red)
+		views[box.ID()] = m.view(box)
 	}
 	before := m.names.Names(blue.ID())
 	m.Close()
 	m.kernel.Crash()
 	m.names.Crash()
 	stop := m.deeds()
+	sets, watch := 0, m.names.Fault
+	m.names.Fault = func(op string) error {
+		if strings.HasPrefix(op, "set ") {
+			sets++
+		}
+		if sets == len(views)+1 { // all are answered once
+			sets++
+			for id, want := range views {
+				if got, there := m.names.View(id); !there || !reflect.DeepEqual(got, want) {
+					t.Errorf("sandbox %.12s is answered as %+v, want %+v", id, got, want)
+				}
+			}
+		}
+		return watch(op)
+	}
 	if err := m.start(); err != nil {
 		t.Fatal(err)
 	}
@@ -162,7 +181,7 @@ func TestZonesAreToldBeforeSandboxes(t *testing.T) {
 			zones = append(zones, op)
 		}
 	}
-	if len(zones) != 2 || len(rest) != 3 {
+	if len(zones) != 2 || len(rest) != 6 || sets <= len(views) {
 		t.Errorf("before the first sandbox: %q, then %q", zones, rest)
 	}
 	if got := m.names.Names(blue.ID()); !slices.Equal(got, before) || len(got) != 7 {

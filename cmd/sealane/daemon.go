@@ -267,8 +267,9 @@ func (d *daemon) openResolver(context.Context) error {
 		dns.Keeper
 		io.Closer
 	}
-	keeper = newHolder(d.run)
-	if store, able := holder.NewSystemd("resolver-", d.given); able {
+	process := newHolder(d.run)
+	keeper = process
+	if store, able := holder.NewSystemd("resolver-", d.given, process); able {
 		keeper = store
 	}
 	d.closing(keeper.Close)

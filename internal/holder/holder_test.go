@@ -107,11 +107,12 @@ func TestSystemd(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(socket)
-	if _, able := holder.NewSystemd("x-", nil); able {
+	rest := process(t, filepath.Join(t.TempDir(), "socket"))
+	if _, able := holder.NewSystemd("x-", nil, rest); able {
 		t.Error("there is a store without systemd")
 	}
 	t.Setenv("NOTIFY_SOCKET", path)
-	t.Setenv("FDSTORE", "100")
+	t.Setenv("FDSTORE", "2")
 	fd, _ := pipe(t)
 	defer unix.Close(fd)
 	theirs, err := unix.Dup(fd)
@@ -124,7 +125,7 @@ func TestSystemd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, able := holder.NewSystemd("x-", []*os.File{other, os.NewFile(uintptr(again), "x-a")})
+	s, able := holder.NewSystemd("x-", []*os.File{other, os.NewFile(uintptr(again), "x-a")}, rest)
 	if !able {
 		t.Fatal("there is no store")
 	}
@@ -136,23 +137,27 @@ func TestSystemd(t *testing.T) {
 	if _, err := other.Stat(); err != nil {
 		t.Errorf("what has another name: %v", err)
 	}
-	if err := s.Keep("a", fd); err != nil {
-		t.Fatal(err)
+	// What is in the store stays there untouched; what does not fit is the process's.
+	c, otherC := pipe(t)
+	for _, err := range []error{s.Keep("a", fd), s.Drop("a"), s.Keep("a", fd), s.Keep("c", c), s.Drop("c"), s.Drop("a")} {
+		if err != nil {
+			t.Error(err)
+		}
 	}
-	if err := s.Drop("a"); err != nil {
-		t.Fatal(err)
-	}
+	unix.Close(c)
+	ends(t, otherC)
 	if s.Keep("a:b", fd) == nil {
 		t.Error("a name with a colon is kept")
 	}
-	for _, want := range []struct {
-		text string
-		fds  bool
-	}{{"FDSTORE=1\nFDPOLL=0\nFDNAME=x-a", true}, {"FDSTOREREMOVE=1\nFDNAME=x-a", false}} {
+	const add, remove = "FDSTORE=1\nFDPOLL=0\nFDNAME=x-a", "FDSTOREREMOVE=1\nFDNAME=x-a"
+	for _, want := range []string{remove, add, remove} {
 		buf, oob := make([]byte, 512), make([]byte, unix.CmsgSpace(4))
-		n, oobn, _, _, err := unix.Recvmsg(socket, buf, oob, unix.MSG_CMSG_CLOEXEC)
-		if err != nil || string(buf[:n]) != want.text || (oobn > 0) != want.fds {
-			t.Errorf("told %q with %d bytes of descriptors, %v", buf[:n], oobn, err)
+		n, oobn, _, _, err := unix.Recvmsg(socket, buf, oob, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+		if err != nil || string(buf[:max(n, 0)]) != want || (oobn > 0) != (want == add) {
+			t.Errorf("told %q with %d bytes of descriptors, %v; want %q", buf[:max(n, 0)], oobn, err, want)
 		}
+	}
+	if n, _, err := unix.Recvfrom(socket, make([]byte, 512), unix.MSG_DONTWAIT); err == nil {
+		t.Errorf("told %d bytes more", n)
 	}
 }

@@ -34,7 +34,7 @@ type engine struct {
 const (
 	batch  = 16
 	events = 64
-	pause  = 2 * time.Millisecond // of a socket that overflows: 8,000 questions a second are answered
+	pause  = 2 * time.Millisecond // of a socket that is left alone: one that overflows is answered 8,000 questions a second
 )
 
 // rest is a socket that is not listened to until some time.
@@ -153,7 +153,7 @@ func (e *engine) serve(fd int32) {
 func (e *engine) datagrams(b *box) {
 	n := e.look(b.udp, unix.MSG_PEEK)
 	if n == batch && b.overflows() {
-		e.leaveAlone(b)
+		e.leaveAlone(int32(b.udp), b)
 	}
 	blind := n == 0
 	if blind { // an empty datagram that an earlier process looked at is never shown again, only taken
@@ -203,9 +203,9 @@ func (b *box) overflows() bool {
 }
 
 // leaveAlone does not listen to a socket for a while.
-func (e *engine) leaveAlone(b *box) {
-	if e.heed(int32(b.udp), 0) == nil {
-		e.resting = append(e.resting, rest{int32(b.udp), b, time.Now().Add(pause)})
+func (e *engine) leaveAlone(fd int32, b *box) {
+	if e.heed(fd, 0) == nil {
+		e.resting = append(e.resting, rest{fd, b, time.Now().Add(pause)})
 	}
 }
 

@@ -56,6 +56,9 @@ func (c *connections) closeAll() {
 // accept takes one connection, which then has a goroutine as long as it lives. The lock is held.
 func (r *Resolver) accept(b *box) {
 	fd, _, err := unix.Accept4(b.tcp, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ENOMEM) {
+		r.engine.leaveAlone(int32(b.tcp), b) // it waits where it is, and would be told again at once
+	}
 	if err != nil {
 		return
 	}
