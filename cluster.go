@@ -40,6 +40,11 @@ func noticeTable(host string) datastore.Table[bool] {
 	return datastore.Table[bool]{Dir: datastore.Key("look", host)}
 }
 
+// mailboxes are the directories in which others tell a host something or ask it for something (ipam/block).
+func mailboxes(host string) []string {
+	return []string{noticeTable(host).Dir, datastore.Key("wish", host)}
+}
+
 // claimedPool is the record of a subnet that a network has in an address space.
 type claimedPool struct {
 	Pool    ipam.Pool

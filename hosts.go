@@ -229,13 +229,19 @@ func (c *Controller) removeHost(ctx context.Context, h Host) error {
 	if err := c.emptyMailboxes(ctx, h.ID, dead); err != nil {
 		return err
 	}
-	return c.o.Cluster.Update(ctx, func(tx datastore.Tx) error { return errors.Join(dead(tx), hostTable().Delete(tx, h.ID)) })
+	return c.o.Cluster.Update(ctx, func(tx datastore.Tx) error {
+		for _, dir := range mailboxes(h.ID) {
+			for range tx.List(dir) { // who finds a directory empty leaves nothing of it
+			}
+		}
+		return errors.Join(dead(tx), hostTable().Delete(tx, h.ID))
+	})
 }
 
 // emptyMailboxes deletes what others have asked of a host.
 func (c *Controller) emptyMailboxes(ctx context.Context, host string, may func(datastore.Tx) error) error {
 	const atOnce = 8
-	for _, dir := range []string{noticeTable(host).Dir, datastore.Key("wish", host)} {
+	for _, dir := range mailboxes(host) {
 		keys, err := view(ctx, c.o.Cluster, func(tx datastore.Tx) (keys []string, err error) {
 			for name := range tx.List(dir) {
 				keys = append(keys, dir+"/"+name)

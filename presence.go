@@ -2,6 +2,7 @@ package sealane
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -109,9 +110,19 @@ func (c *Controller) register(ctx context.Context) (known bool, err error) {
 		if known = found && !h.Removing && h.Boot == c.cluster.boot; known && h == c.thisHost() {
 			return nil
 		}
-		return hostTable().Put(tx, c.o.Host, c.thisHost())
+		return errors.Join(hostTable().Put(tx, c.o.Host, c.thisHost()), openMailboxes(tx, c.o.Host))
 	})
 	return known, err
+}
+
+// openMailboxes writes in the mailboxes of a host and leaves nothing in them. Consul ends a wait for a directory that nobody ever wrote in
+// at whatever anybody writes, so that the mailboxes of all hosts would hear of all that happens in the cluster.
+func openMailboxes(tx datastore.Tx, host string) error {
+	var errs []error
+	for _, dir := range mailboxes(host) {
+		errs = append(errs, tx.Delete(dir+"/"+datastore.Key(host)))
+	}
+	return errors.Join(errs...)
 }
 
 // forgetEarlier deletes what this host had of networks that it does not use now: it was rebooted, or crashed.
