@@ -29,16 +29,26 @@ func Do(path string, fn func() error) error {
 
 // DoFD is Do for an open descriptor of a network namespace.
 func DoFD(fd int, fn func() error) error {
+	return onThread(func() error {
+		if err := netns.Set(netns.NsHandle(fd)); err != nil {
+			return fmt.Errorf("enter namespace: %w", err)
+		}
+		return nil
+	}, fn)
+}
+
+// onThread has a thread enter another namespace, run fn and return.
+func onThread(enter, fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		done <- onThread(fd, fn)
+		done <- thereAndBack(enter, fn)
 	}()
 	return <-done
 }
 
-// onThread enters, runs and returns. Where the way back fails the thread stays locked, so that it ends with this goroutine and nobody
-// else is scheduled on it.
-func onThread(fd int, fn func() error) error {
+// thereAndBack goes back instead of throwing the thread away: another would have to be made for the next. Where the way back fails the
+// thread stays locked, so that it ends with this goroutine and nobody else is scheduled on it.
+func thereAndBack(enter, fn func() error) error {
 	runtime.LockOSThread()
 	home, err := netns.Get()
 	if err != nil {
@@ -46,9 +56,9 @@ func onThread(fd int, fn func() error) error {
 		return fmt.Errorf("find own namespace: %w", err)
 	}
 	defer home.Close()
-	if err := netns.Set(netns.NsHandle(fd)); err != nil {
+	if err := enter(); err != nil {
 		runtime.UnlockOSThread()
-		return fmt.Errorf("enter namespace: %w", err)
+		return err
 	}
 	defer func() {
 		if netns.Set(home) == nil {
