@@ -91,27 +91,36 @@ func (d networks) spec(ctx context.Context, n netdriver.Network, b binding) (sea
 
 // DeleteNetwork deletes it with the endpoints that the engine has not told us to delete, because it could not.
 func (d networks) DeleteNetwork(ctx context.Context, n netdriver.Network) error {
-	b, found, err := d.p.bound(ctx, string(n.ID))
-	if err != nil || !found {
+	b, ours, err := d.p.vacate(ctx, n, func(binding, endpoint.Info) bool { return true })
+	if err != nil || ours == nil {
 		return err
-	}
-	ours, err := d.p.Controller.Network(ctx, string(b.Network))
-	if errdefs.IsNotFound(err) {
-		return d.p.unbind(ctx, b.Docker)
-	}
-	if err != nil {
-		return err
-	}
-	for e, err := range ours.Endpoints(ctx) {
-		if err == nil {
-			err = d.p.deleteEndpoint(ctx, b.Network, e.ID)
-		}
-		if err != nil {
-			return err
-		}
 	}
 	if err := ours.Delete(ctx); err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}
 	return d.p.unbind(ctx, b.Docker)
+}
+
+// vacate deletes the endpoints on our network that go with an engine's. There is no network when there was no binding, or only that.
+func (p *Plugin) vacate(ctx context.Context, n netdriver.Network, goes func(binding, endpoint.Info) bool) (binding, sealane.Network, error) {
+	b, found, err := p.bound(ctx, string(n.ID))
+	if err != nil || !found {
+		return b, nil, err
+	}
+	ours, err := p.Controller.Network(ctx, string(b.Network))
+	if errdefs.IsNotFound(err) {
+		return b, nil, p.unbind(ctx, b.Docker)
+	}
+	if err != nil {
+		return b, nil, err
+	}
+	for e, err := range ours.Endpoints(ctx) {
+		if err == nil && goes(b, e) {
+			err = p.deleteEndpoint(ctx, b.Network, e.ID)
+		}
+		if err != nil {
+			return b, nil, err
+		}
+	}
+	return b, ours, nil
 }

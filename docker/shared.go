@@ -297,24 +297,9 @@ func (d sharedNetworks) CreateNetwork(ctx context.Context, in netdriver.Input) (
 
 // DeleteNetwork drops the binding, with what the engine's network has left, and the network with the last one.
 func (d sharedNetworks) DeleteNetwork(ctx context.Context, n netdriver.Network) error {
-	b, found, err := d.p.bound(ctx, string(n.ID))
-	if err != nil || !found {
+	b, ours, err := d.p.vacate(ctx, n, func(b binding, e endpoint.Info) bool { return e.Spec.Labels[labelNetwork] == b.Docker })
+	if err != nil || ours == nil {
 		return err
-	}
-	ours, err := d.p.Controller.Network(ctx, string(b.Network))
-	if errdefs.IsNotFound(err) {
-		return d.p.unbind(ctx, b.Docker)
-	}
-	if err != nil {
-		return err
-	}
-	for e, err := range ours.Endpoints(ctx) {
-		if err == nil && e.Spec.Labels[labelNetwork] == b.Docker {
-			err = d.p.deleteEndpoint(ctx, b.Network, e.ID)
-		}
-		if err != nil {
-			return err
-		}
 	}
 	if err := d.p.unbind(ctx, b.Docker); err != nil {
 		return err
