@@ -23,14 +23,14 @@ demo: ## two containers on a network that talk
 	$(SUDO) bin/quickstart
 
 docker-demo: ## two Docker engines without Swarm whose containers share a network
-	scripts/need ip:iproute2 nsenter:util-linux dockerd:docker.io docker:docker.io runc:runc busybox:busybox-static
+	scripts/need nsenter:util-linux dockerd:docker.io docker:docker.io runc:runc busybox:busybox-static
 	scripts/consul $(SERVERS)
 	go build -o bin/sealane ./cmd/sealane
 	go build -o bin/docker-demo ./examples/docker-plugin
 	$(SUDO) bin/docker-demo -sealane bin/sealane -consul $(SERVERS)/consul
 
 overlay-demo: ## two hosts, a container on each, one network over Consul, or STORE=etcd
-	scripts/need ip:iproute2 nft:nftables ping:iputils-ping nsenter:util-linux $(if $(filter etcd,$(STORE)),etcd:etcd-server)
+	scripts/need ping:iputils-ping nsenter:util-linux $(if $(filter etcd,$(STORE)),etcd:etcd-server)
 	$(if $(filter consul,$(STORE)),scripts/consul $(SERVERS))
 	go build -o bin/ ./cmd/sealane ./examples/overlay
 	$(if $(SUDO),sudo env PATH=$(PATH)) bin/overlay -store $(STORE)

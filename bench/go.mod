@@ -41,7 +41,7 @@ require (
 	github.com/rootless-containers/rootlesskit/v2 v2.3.4 // indirect
 	github.com/sirupsen/logrus v1.10.2
 	github.com/vishvananda/netlink v1.3.1
-	github.com/vishvananda/netns v0.0.5
+	github.com/vishvananda/netns v0.0.5 // indirect
 	go.etcd.io/bbolt v1.5.0 // indirect
 	go.opentelemetry.io/contrib/processors/baggagecopy v0.4.0 // indirect
 	go.opentelemetry.io/otel v1.44.0 // indirect

@@ -12,13 +12,13 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 
 	"github.com/sealane/sealane"
 	"github.com/sealane/sealane/datastore"
 	"github.com/sealane/sealane/drivers"
 	"github.com/sealane/sealane/endpoint"
 	"github.com/sealane/sealane/firewall/nftables"
+	"github.com/sealane/sealane/internal/nshost"
 	"github.com/sealane/sealane/internal/nsthread"
 	"github.com/sealane/sealane/ipam"
 	"github.com/sealane/sealane/ipam/block"
@@ -76,29 +76,33 @@ type overlayPair struct {
 }
 
 type overlayHost struct {
-	ns      netns.NsHandle
+	*nshost.Host
 	run     string
 	tunnel  netip.Addr
 	spaces  *sealanenetns.Provider
 	control *sealane.Controller
-	box     netns.NsHandle
+	box     *nshost.Host
 }
-
-func (h *overlayHost) path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(h.ns)) }
 
 func newOverlayPair() (*overlayPair, error) {
 	p := &overlayPair{}
-	store := datastore.NewMemory()
 	for i := range p.hosts {
-		h := &overlayHost{tunnel: netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)})}
-		p.hosts[i] = h
-		if err := nsthread.New(func() (err error) { h.ns, err = netns.Get(); return err }); err != nil {
+		host, err := nshost.New()
+		if err != nil {
+			return p, err
+		}
+		p.cleanup = append(p.cleanup, host.Close)
+		p.hosts[i] = &overlayHost{Host: host, tunnel: netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)})}
+	}
+	if err := p.hosts[0].Connect("up", p.hosts[1].Host, "up"); err != nil {
+		return p, err
+	}
+	for _, h := range p.hosts {
+		if err := h.Raise("up", netip.PrefixFrom(h.tunnel, 24)); err != nil {
 			return p, err
 		}
 	}
-	if err := p.underlay(); err != nil {
-		return p, fmt.Errorf("underlay: %w", err)
-	}
+	store := datastore.NewMemory()
 	for i, h := range p.hosts {
 		if err := p.daemon(h, fmt.Sprint("h", i+1), store); err != nil {
 			return p, fmt.Errorf("host %d: %w", i+1, err)
@@ -107,49 +111,17 @@ func newOverlayPair() (*overlayPair, error) {
 	return p, p.containers()
 }
 
-// underlay is a veth between the hosts.
-func (p *overlayPair) underlay() error {
-	for i, h := range p.hosts {
-		nl, err := netlink.NewHandleAt(h.ns)
-		if err != nil {
-			return err
-		}
-		defer nl.Close()
-		if i == 0 {
-			pair := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "up", PeerNamespace: netlink.NsFd(int(p.hosts[1].ns))}
-			pair.Name = "up"
-			if err := nl.LinkAdd(pair); err != nil {
-				return err
-			}
-		}
-		if err := raise(nl, "up", netip.PrefixFrom(h.tunnel, 24)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// raise gives a link an address and brings it up.
-func raise(nl *netlink.Handle, name string, p netip.Prefix) error {
-	l, err := nl.LinkByName(name)
-	if err != nil {
-		return err
-	}
-	ip := &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
-	return errors.Join(nl.AddrAdd(l, &netlink.Addr{IPNet: ip}), nl.LinkSetUp(l))
-}
-
 // daemon opens the rooms and the Controller of a host.
 func (p *overlayPair) daemon(h *overlayHost, id string, store datastore.Store) (err error) {
 	if h.run, err = os.MkdirTemp("/dev/shm", "sealane-bench-"); err != nil {
 		return err
 	}
 	p.cleanup = append(p.cleanup, func() error { return os.RemoveAll(h.run) })
-	if h.spaces, err = sealanenetns.New(sealanenetns.Options{Host: h.path(), Run: h.run}); err != nil {
+	if h.spaces, err = sealanenetns.New(sealanenetns.Options{Host: h.Path(), Run: h.run}); err != nil {
 		return err
 	}
 	p.cleanup = append(p.cleanup, h.spaces.Close, func() error { return h.spaces.Drain(context.Background()) })
-	walls, err := nftables.New(nftables.Options{Host: h.path()})
+	walls, err := nftables.New(nftables.Options{Host: h.Path()})
 	if err != nil {
 		return err
 	}
@@ -199,9 +171,10 @@ func (p *overlayPair) containers() error {
 		if err != nil {
 			return err
 		}
-		if h.box, err = netns.GetFromPath(info.Key); err != nil {
+		if h.box, err = nshost.At(info.Key); err != nil {
 			return err
 		}
+		p.cleanup = append(p.cleanup, h.box.Close)
 		e, err := ep.Info(ctx)
 		if err != nil {
 			return err
@@ -212,7 +185,7 @@ func (p *overlayPair) containers() error {
 		}
 	}
 	p.bare = "10.99.0.2"
-	err = nsthread.DoFD(int(p.hosts[1].box), func() (err error) { p.server, err = net.Listen("tcp4", "0.0.0.0:7"); return err })
+	err = nsthread.DoFD(p.hosts[1].box.FD(), func() (err error) { p.server, err = net.Listen("tcp4", "0.0.0.0:7"); return err })
 	if err != nil {
 		return err
 	}
@@ -240,23 +213,13 @@ func eventually(try func() error) error {
 // tunnel makes a VXLAN device of a host's right in its container.
 func (p *overlayPair) tunnel(i int) error {
 	h, other := p.hosts[i], p.hosts[1-i]
-	nl, err := netlink.NewHandleAt(h.ns)
-	if err != nil {
-		return err
-	}
-	defer nl.Close()
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.Namespace = "bare0", 1450, netlink.NsFd(int(h.box))
+	attrs.Name, attrs.MTU, attrs.Namespace = "bare0", 1450, netlink.NsFd(h.box.FD())
 	device := &netlink.Vxlan{LinkAttrs: attrs, VxlanId: 7, Port: 4790, SrcAddr: h.tunnel.AsSlice(), Group: other.tunnel.AsSlice(), Learning: true}
-	if err := nl.LinkAdd(device); err != nil {
+	if err := h.Netlink().LinkAdd(device); err != nil {
 		return err
 	}
-	in, err := netlink.NewHandleAt(h.box)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	return raise(in, "bare0", netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 99, 0, byte(i + 1)}), 24))
+	return h.box.Raise("bare0", netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 99, 0, byte(i + 1)}), 24))
 }
 
 // join puts a new sandbox on a network.
@@ -308,7 +271,7 @@ func (p *overlayPair) serve() {
 }
 
 func (p *overlayPair) dial(address, kind string) (c *net.TCPConn, err error) {
-	err = nsthread.DoFD(int(p.hosts[0].box), func() error {
+	err = nsthread.DoFD(p.hosts[0].box.FD(), func() error {
 		plain, err := net.DialTimeout("tcp4", net.JoinHostPort(address, "7"), time.Second)
 		if err != nil {
 			return err
@@ -397,16 +360,6 @@ func (p *overlayPair) close() error {
 	var errs []error
 	for i := len(p.cleanup) - 1; i >= 0; i-- {
 		errs = append(errs, p.cleanup[i]())
-	}
-	for _, h := range p.hosts {
-		if h == nil {
-			continue
-		}
-		for _, ns := range []netns.NsHandle{h.box, h.ns} {
-			if ns > 0 {
-				errs = append(errs, ns.Close())
-			}
-		}
 	}
 	return errors.Join(errs...)
 }

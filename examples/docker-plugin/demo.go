@@ -27,17 +27,17 @@ func run(ctx context.Context, tools programs) (err error) {
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	fmt.Printf("Two hosts, each with a Docker engine and sealane as its plugin, and Consul on the first. They are network namespaces made for\n" +
 		"this demo: nothing on your machine changes.\n\n")
-	one, err := newHost(ctx, filepath.Join(dir, "one"), "one", "192.0.2.1", tools)
+	one, err := newHost(filepath.Join(dir, "one"), "one", "192.0.2.1", tools)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, one.end()) }()
-	two, err := newHost(ctx, filepath.Join(dir, "two"), "two", "192.0.2.2", tools)
+	two, err := newHost(filepath.Join(dir, "two"), "two", "192.0.2.2", tools)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, two.end()) }()
-	if err := connect(ctx, one, two); err != nil {
+	if err := connect(one, two); err != nil {
 		return err
 	}
 	if err := one.startConsul(ctx); err != nil {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sealane/sealane/internal/nshost"
 )
 
 // programs are where the programs of the demo are.
@@ -33,7 +36,7 @@ func (p *programs) find() error {
 			return err
 		}
 	}
-	for _, program := range []string{"dockerd", "docker", "nsenter", "ip"} {
+	for _, program := range []string{"dockerd", "docker", "nsenter"} {
 		if _, err := exec.LookPath(program); err != nil {
 			return fmt.Errorf("%w: make docker-demo has them all", err)
 		}
@@ -41,8 +44,8 @@ func (p *programs) find() error {
 	return nil
 }
 
-// holding is the argument with which this program keeps a host's namespaces.
-const holding = "hold"
+// holding is the argument with which this program keeps a host's namespaces, and held what it then says.
+const holding, held = "hold", "held"
 
 // hold is a host's first process: it gives it a /run/docker of its own and waits until nobody wants the host any more.
 func hold() error {
@@ -55,7 +58,7 @@ func hold() error {
 	if err := unix.Mount("tmpfs", "/run/docker", "tmpfs", 0, "mode=755"); err != nil {
 		return err
 	}
-	fmt.Println("held")
+	fmt.Print(held)
 	_, err := io.Copy(io.Discard, os.Stdin)
 	return err
 }
@@ -64,13 +67,14 @@ func hold() error {
 type host struct {
 	name, address, dir string
 	tools              programs
+	network            *nshost.Host
 	holder             *exec.Cmd
 	wanted             io.Closer // the holder's input
 	running            []*exec.Cmd
 	plugin, engine     *exec.Cmd
 }
 
-func newHost(ctx context.Context, dir, name, address string, tools programs) (*host, error) {
+func newHost(dir, name, address string, tools programs) (*host, error) {
 	h := &host{name: name, address: address, dir: dir, tools: tools, holder: exec.Command("/proc/self/exe", holding)}
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return nil, err
@@ -89,11 +93,22 @@ func newHost(ctx context.Context, dir, name, address string, tools programs) (*h
 	if err := h.holder.Start(); err != nil {
 		return nil, err
 	}
-	said := make([]byte, 5)
-	if _, err := io.ReadFull(output, said); err != nil {
+	if err := h.open(output); err != nil {
 		return nil, errors.Join(fmt.Errorf("make host %s: %w", name, err), h.end())
 	}
-	return h, h.quietly(ctx, "ip", "link", "set", "lo", "up")
+	return h, nil
+}
+
+// open waits until the holder says that it is there, and raises the loopback.
+func (h *host) open(holder io.Reader) error {
+	if _, err := io.ReadFull(holder, make([]byte, len(held))); err != nil {
+		return err
+	}
+	var err error
+	if h.network, err = nshost.At(fmt.Sprintf("/proc/%d/ns/net", h.holder.Process.Pid)); err != nil {
+		return err
+	}
+	return h.network.Raise("lo")
 }
 
 // in prepares a program to run on the host.
@@ -110,20 +125,19 @@ func (h *host) quietly(ctx context.Context, args ...string) error {
 	return nil
 }
 
+// wire is what a host calls its end of it.
+const wire = "up0"
+
 // connect puts both hosts on one wire.
-func connect(ctx context.Context, a, b *host) error {
-	if err := a.quietly(ctx, "ip", "link", "add", "up0", "type", "veth", "peer", "name", "up0", "netns", strconv.Itoa(b.holder.Process.Pid)); err != nil {
+func connect(a, b *host) error {
+	if err := a.network.Connect(wire, b.network, wire); err != nil {
 		return err
 	}
-	for _, h := range []*host{a, b} {
-		for _, c := range [][]string{{"ip", "address", "add", h.address + "/24", "dev", "up0"}, {"ip", "link", "set", "up0", "up"}} {
-			if err := h.quietly(ctx, c...); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return errors.Join(a.plug(), b.plug())
 }
+
+// plug gives the host's end of the wire its address.
+func (h *host) plug() error { return h.network.Raise(wire, netip.MustParsePrefix(h.address+"/24")) }
 
 // start runs a program on the host for as long as the host is there.
 func (h *host) start(name string, args ...string) (*exec.Cmd, error) {
@@ -314,5 +328,9 @@ func (h *host) end() error {
 		_ = c.Wait() // it says that it was told to end
 		stop.Stop()
 	}
-	return errors.Join(h.wanted.Close(), h.holder.Wait())
+	errs := []error{h.wanted.Close(), h.holder.Wait()}
+	if h.network != nil {
+		errs = append(errs, h.network.Close())
+	}
+	return errors.Join(errs...)
 }

@@ -29,7 +29,7 @@ const store = "consul://192.0.2.2:8500"
 func newLab(t *testing.T, tools programs) *lab {
 	l := &lab{t: t}
 	l.one, l.two = l.host("one", "192.0.2.1", tools), l.host("two", "192.0.2.2", tools)
-	l.must(connect(t.Context(), l.one, l.two))
+	l.must(connect(l.one, l.two))
 	l.must(l.two.startConsul(t.Context()))
 	for _, h := range []*host{l.one, l.two} {
 		l.must(h.startPlugin(t.Context(), store))
@@ -48,7 +48,7 @@ func newLab(t *testing.T, tools programs) *lab {
 
 func (l *lab) host(name, address string, tools programs) *host {
 	l.t.Helper()
-	h, err := newHost(l.t.Context(), filepath.Join(l.t.TempDir(), name), name, address, tools)
+	h, err := newHost(filepath.Join(l.t.TempDir(), name), name, address, tools)
 	l.must(err)
 	l.t.Cleanup(func() {
 		if err := h.end(); err != nil {
@@ -173,10 +173,9 @@ func (l *lab) startBothPlugins() {
 // powerCut ends everything on the first host, and its memory: what comes after it has its disk and its cable.
 func (l *lab) powerCut() {
 	l.t.Helper()
-	ctx := l.t.Context()
-	next, err := newHost(ctx, l.one.dir, l.one.name, l.one.address, l.one.tools)
+	next, err := newHost(l.one.dir, l.one.name, l.one.address, l.one.tools)
 	l.must(err)
-	l.must(l.one.quietly(ctx, "ip", "link", "set", "up0", "netns", strconv.Itoa(next.holder.Process.Pid)))
+	l.must(l.one.quietly(l.t.Context(), "ip", "link", "set", wire, "netns", strconv.Itoa(next.holder.Process.Pid)))
 	for _, pid := range processesOf(l.one.dir) {
 		_ = unix.Kill(pid, unix.SIGKILL)
 	}
@@ -184,12 +183,12 @@ func (l *lab) powerCut() {
 		_ = c.Process.Kill()
 		_ = c.Wait() // it says that it was killed
 	}
+	l.must(l.one.network.Close())
 	*l.one = *next
 	for _, memory := range []string{"run", "exec", "docker.sock"} {
 		l.must(os.RemoveAll(filepath.Join(next.dir, memory)))
 	}
-	l.must(next.quietly(ctx, "ip", "address", "add", next.address+"/24", "dev", "up0"))
-	l.must(next.quietly(ctx, "ip", "link", "set", "up0", "up"))
+	l.must(next.plug())
 }
 
 // processesOf are what runs on the host with a directory: it is named in their arguments, or they live in an image in it.

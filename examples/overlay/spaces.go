@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,71 +15,50 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sealane/sealane/internal/nshost"
 	"github.com/sealane/sealane/internal/nsthread"
 )
 
-// spaces is an underlay of network namespaces: one a host, and one that stands for the network between them.
+// spaces is an underlay of network namespaces, one a host, with a wire from the first to the second. They have no names: nothing of them is
+// left when nobody is in them any more.
 type spaces struct {
 	programs string // directory of ours
 	dir      string
 	hosts    []*host
+	made     map[*host]*nshost.Host
 	started  []*exec.Cmd
 }
 
-const wire = "overlay-demo-wire"
-
 func newSpaces(o options) (*spaces, error) {
 	dir, err := os.MkdirTemp("", "overlay-demo-")
-	return &spaces{programs: o.programs, dir: dir}, err
+	return &spaces{programs: o.programs, dir: dir, made: make(map[*host]*nshost.Host)}, err
 }
 
 func (s *spaces) String() string {
 	return "network namespaces: nothing in your machine's own network changes"
 }
 
-func spaceName(h *host) string { return "overlay-demo-" + h.name }
-
-func spaceFile(name string) string { return "/run/netns/" + name }
-
-// open connects the hosts by a bridge.
-func (s *spaces) open(ctx context.Context, hosts []*host) error {
-	s.hosts = hosts
+func (s *spaces) open(_ context.Context, hosts []*host) error {
 	for _, h := range hosts {
+		space, err := nshost.New()
+		if err != nil {
+			return err
+		}
+		s.hosts, s.made[h] = append(s.hosts, h), space
 		h.dir = filepath.Join(s.dir, h.name)
 		if err := os.Mkdir(h.dir, 0o700); err != nil {
 			return err
 		}
 	}
-	_ = s.remove(ctx) // of a demo that was killed
-	lines := []string{"netns add " + wire, "-n " + wire + " link add wire type bridge", "-n " + wire + " link set wire up"}
-	for _, h := range hosts {
-		space := spaceName(h)
-		lines = append(lines, "netns add "+space,
-			"link add "+h.name+" netns "+wire+" type veth peer name eth0 netns "+space,
-			"-n "+wire+" link set "+h.name+" master wire up", "-n "+space+" link set lo up", "-n "+space+" link set eth0 up",
-			"-n "+space+" addr add "+h.address+"/24 dev eth0")
+	if err := s.made[hosts[0]].Connect("eth0", s.made[hosts[1]], "eth0"); err != nil {
+		return err
 	}
-	for _, line := range lines {
-		if _, err := output(exec.CommandContext(ctx, "ip", strings.Fields(line)...)); err != nil {
+	for _, h := range hosts {
+		if err := s.made[h].Raise("eth0", netip.MustParsePrefix(h.address+"/24")); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// remove removes the namespaces that are there.
-func (s *spaces) remove(ctx context.Context) error {
-	names, errs := []string{wire}, []error(nil)
-	for _, h := range s.hosts {
-		names = append(names, spaceName(h))
-	}
-	for _, name := range names {
-		if _, err := os.Stat(spaceFile(name)); err == nil {
-			_, err := output(exec.CommandContext(ctx, "ip", "netns", "delete", name))
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
 }
 
 func (s *spaces) program(name string) string { return programPath(s.programs, name) }
@@ -94,11 +74,11 @@ func programPath(dir, name string) string {
 }
 
 func (s *spaces) run(ctx context.Context, h *host, program string, args ...string) (string, error) {
-	return output(exec.CommandContext(ctx, "nsenter", inside(h, program, args)...))
+	return output(exec.CommandContext(ctx, "nsenter", s.inside(h, program, args)...))
 }
 
-func inside(h *host, program string, args []string) []string {
-	return append([]string{"--net=" + spaceFile(spaceName(h)), "--", program}, args...)
+func (s *spaces) inside(h *host, program string, args []string) []string {
+	return append([]string{"--net=" + s.made[h].Path(), "--", program}, args...)
 }
 
 func (s *spaces) start(_ context.Context, h *host, name, program string, args ...string) (kill func() error, err error) {
@@ -107,7 +87,7 @@ func (s *spaces) start(_ context.Context, h *host, name, program string, args ..
 		return nil, err
 	}
 	defer out.Close()
-	p := exec.Command("nsenter", inside(h, program, args)...)
+	p := exec.Command("nsenter", s.inside(h, program, args)...)
 	p.SysProcAttr = &unix.SysProcAttr{Setpgid: true} // a Ctrl-C is for us, who then end it
 	p.Stdout, p.Stderr = out, out
 	if err := p.Start(); err != nil {
@@ -121,10 +101,10 @@ func (s *spaces) start(_ context.Context, h *host, name, program string, args ..
 	}, nil
 }
 
-// watch listens on the bridge.
+// watch listens where the wire ends.
 func (s *spaces) watch(ctx context.Context) (<-chan packet, error) {
 	var socket int
-	err := nsthread.Do(spaceFile(wire), func() (err error) {
+	err := nsthread.Do(s.made[s.hosts[1]].Path(), func() (err error) {
 		all := binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, unix.ETH_P_ALL))
 		socket, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(all))
 		return err
@@ -172,7 +152,11 @@ func (s *spaces) close(ctx context.Context) error {
 		_ = p.Process.Signal(os.Interrupt)
 		_ = p.Wait() // as it was asked to
 	}
-	return errors.Join(s.remove(ctx), os.RemoveAll(s.dir))
+	errs := []error{os.RemoveAll(s.dir)}
+	for _, h := range s.made {
+		errs = append(errs, h.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // output runs a program and gives what it prints, also as part of the error.

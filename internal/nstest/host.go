@@ -11,15 +11,15 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/sealane/sealane/internal/nshost"
 	"github.com/sealane/sealane/internal/nsthread"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,10 +27,9 @@ import (
 type Host struct {
 	Name string
 	t    testing.TB
-	nl   *netlink.Handle
 
-	mu sync.Mutex // guards the end of ns, which a client's dialling may outlive
-	ns netns.NsHandle
+	mu   sync.Mutex // guards the end of host, which a client's dialling may outlive
+	host *nshost.Host
 }
 
 // New makes a host with nothing but its loopback, up, and bridge-nf-call off. Its descriptors are closed at cleanup.
@@ -39,24 +38,27 @@ func New(t testing.TB, name string) *Host {
 	if os.Geteuid() != 0 {
 		t.Fatal("kernel tests make network namespaces: run them as root")
 	}
-	h := &Host{Name: name, t: t, ns: newNamespace(t)}
-	nl, err := netlink.NewHandleAt(h.ns)
-	if err != nil {
-		t.Fatalf("host %s: netlink: %v", name, err)
-	}
-	h.nl = nl
-	t.Cleanup(func() {
-		h.nl.Close()
-		h.close()
-	})
-	lo, err := nl.LinkByName("lo")
-	if err == nil {
-		err = nl.LinkSetUp(lo)
-	}
-	if err != nil {
-		t.Fatalf("host %s: lo: %v", name, err)
-	}
+	host, err := nshost.New()
+	h := hostOf(t, name, host, err)
 	h.BridgeNetfilter(false)
+	return h
+}
+
+// At takes a namespace that exists for a host, by the path of its file. It is not changed, and lives on after the test.
+func At(t testing.TB, name, path string) *Host {
+	t.Helper()
+	host, err := nshost.At(path)
+	return hostOf(t, name, host, err)
+}
+
+// hostOf closes it at cleanup.
+func hostOf(t testing.TB, name string, host *nshost.Host, err error) *Host {
+	t.Helper()
+	if err != nil {
+		t.Fatalf("host %s: %v", name, err)
+	}
+	h := &Host{Name: name, t: t, host: host}
+	t.Cleanup(h.close)
 	return h
 }
 
@@ -64,50 +66,30 @@ func New(t testing.TB, name string) *Host {
 func (h *Host) hold() (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !h.ns.IsOpen() {
+	if h.host.FD() < 0 {
 		return -1, fmt.Errorf("host %s: %w", h.Name, os.ErrClosed)
 	}
-	return unix.FcntlInt(uintptr(h.ns), unix.F_DUPFD_CLOEXEC, 0)
+	return unix.FcntlInt(uintptr(h.host.FD()), unix.F_DUPFD_CLOEXEC, 0)
 }
 
 func (h *Host) close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.ns.Close()
-}
-
-func newNamespace(t testing.TB) netns.NsHandle {
-	t.Helper()
-	made := make(chan netns.NsHandle)
-	failed := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine, and with it its claim on the namespace
-		ns, err := netns.New()
-		if err != nil {
-			failed <- err
-			return
-		}
-		made <- ns
-	}()
-	select {
-	case ns := <-made:
-		return ns
-	case err := <-failed:
-		t.Fatalf("new namespace: %v", err)
+	if err := h.host.Close(); err != nil {
+		h.t.Errorf("host %s: %v", h.Name, err)
 	}
-	panic("unreachable")
 }
 
 // Path is the file of the namespace, good in this process and in every process that may look into /proc, until the test ends.
-func (h *Host) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(h.ns)) }
+func (h *Host) Path() string { return h.host.Path() }
 
 // Netlink is a handle inside the host.
-func (h *Host) Netlink() *netlink.Handle { return h.nl }
+func (h *Host) Netlink() *netlink.Handle { return h.host.Netlink() }
 
 // Do runs fn on a thread inside the host.
 func (h *Host) Do(fn func() error) {
 	h.t.Helper()
-	if err := nsthread.DoFD(int(h.ns), fn); err != nil {
+	if err := nsthread.DoFD(h.host.FD(), fn); err != nil {
 		h.t.Fatalf("host %s: %v", h.Name, err)
 	}
 }
@@ -158,9 +140,7 @@ func (h *Host) Run(name string, args ...string) string {
 // addresses, without duplicate address detection.
 func Connect(a, b *Host, onA, onB []netip.Prefix) {
 	a.t.Helper()
-	pair := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: a.Name, PeerNamespace: netlink.NsFd(int(b.ns))}
-	pair.Name = b.Name
-	if err := a.nl.LinkAdd(pair); err != nil {
+	if err := a.host.Connect(b.Name, b.host, a.Name); err != nil {
 		a.t.Fatalf("connect %s and %s: %v", a.Name, b.Name, err)
 	}
 	a.address(b.Name, onA)
@@ -170,20 +150,12 @@ func Connect(a, b *Host, onA, onB []netip.Prefix) {
 func (h *Host) address(link string, prefixes []netip.Prefix) {
 	h.t.Helper()
 	h.Sysctl("ipv6/conf/"+link+"/addr_gen_mode", "1") // a link-local address that comes late would look like a leftover
-	l, err := h.nl.LinkByName(link)
+	l, err := h.Netlink().LinkByName(link)
 	if err == nil {
-		err = h.nl.LinkSetUp(l)
-		prefixes = append(prefixes[:len(prefixes):len(prefixes)], linkLocal(l.Attrs().HardwareAddr))
-	}
-	for _, p := range prefixes {
-		if err != nil {
-			break
-		}
-		ip := &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
-		err = h.nl.AddrReplace(l, &netlink.Addr{IPNet: ip, Flags: 2 /* IFA_F_NODAD */})
+		err = h.host.Raise(link, append(slices.Clip(prefixes), linkLocal(l.Attrs().HardwareAddr))...)
 	}
 	if err != nil {
-		h.t.Fatalf("host %s: addresses of %s: %v", h.Name, link, err)
+		h.t.Fatalf("host %s: %v", h.Name, err)
 	}
 }
 
@@ -197,9 +169,8 @@ func linkLocal(mac net.HardwareAddr) netip.Prefix {
 // Route adds a route through a gateway; the zero prefix of a family is the default route.
 func (h *Host) Route(dst netip.Prefix, via netip.Addr) {
 	h.t.Helper()
-	ip := &net.IPNet{IP: dst.Addr().AsSlice(), Mask: net.CIDRMask(dst.Bits(), dst.Addr().BitLen())}
-	if err := h.nl.RouteAdd(&netlink.Route{Dst: ip, Gw: via.AsSlice()}); err != nil {
-		h.t.Fatalf("host %s: route %s via %s: %v", h.Name, dst, via, err)
+	if err := h.host.Route(dst, via); err != nil {
+		h.t.Fatalf("host %s: %v", h.Name, err)
 	}
 }
 
@@ -266,22 +237,4 @@ func Repeated(t testing.TB, c net.Conn) bool {
 		t.Fatal(err)
 	}
 	return info.Total_retrans > 0 || info.Rtt > 700_000 // µs
-}
-
-// At takes a namespace that exists for a host, by the path of its file. It is not changed, and lives on after the test.
-func At(t testing.TB, name, path string) *Host {
-	t.Helper()
-	ns, err := netns.GetFromPath(path)
-	if err != nil {
-		t.Fatalf("host %s: %v", name, err)
-	}
-	h := &Host{Name: name, t: t, ns: ns}
-	if h.nl, err = netlink.NewHandleAt(ns); err != nil {
-		t.Fatalf("host %s: netlink: %v", name, err)
-	}
-	t.Cleanup(func() {
-		h.nl.Close()
-		h.close()
-	})
-	return h
 }

@@ -31,10 +31,10 @@ func NewLAN(t testing.TB, subnet netip.Prefix, hosts ...*Host) *LAN {
 		bridge.Name = name
 		snooping := false
 		bridge.MulticastSnooping = &snooping
-		if err := l.Switch.nl.LinkAdd(bridge); err != nil {
+		if err := l.Switch.Netlink().LinkAdd(bridge); err != nil {
 			t.Fatalf("bridge %s: %v", name, err)
 		}
-		if err := l.Switch.nl.LinkSetUp(bridge); err != nil {
+		if err := l.Switch.Netlink().LinkSetUp(bridge); err != nil {
 			t.Fatalf("bridge %s: %v", name, err)
 		}
 	}
@@ -42,13 +42,11 @@ func NewLAN(t testing.TB, subnet netip.Prefix, hosts ...*Host) *LAN {
 	for i, h := range hosts {
 		next = next.Next()
 		l.addrs[h] = next
-		pair := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: lanPort, PeerNamespace: netlink.NsFd(int(h.ns))}
-		pair.Name = port(i)
-		if err := l.Switch.nl.LinkAdd(pair); err != nil {
+		if err := l.Switch.host.Connect(port(i), h.host, lanPort); err != nil {
 			t.Fatalf("join %s: %v", h.Name, err)
 		}
 		l.plug(i, together)
-		if err := l.Switch.nl.LinkSetUp(pair); err != nil {
+		if err := l.Switch.host.Raise(port(i)); err != nil {
 			t.Fatalf("join %s: %v", h.Name, err)
 		}
 		h.address(lanPort, []netip.Prefix{netip.PrefixFrom(next, subnet.Bits())})
@@ -84,13 +82,13 @@ func (l *LAN) Heal() {
 
 func (l *LAN) plug(i int, bridge string) {
 	l.t.Helper()
-	link, err := l.Switch.nl.LinkByName(port(i))
+	link, err := l.Switch.Netlink().LinkByName(port(i))
 	if err != nil {
 		l.t.Fatalf("switch: %v", err)
 	}
-	master, err := l.Switch.nl.LinkByName(bridge)
+	master, err := l.Switch.Netlink().LinkByName(bridge)
 	if err == nil && link.Attrs().MasterIndex != master.Attrs().Index {
-		err = l.Switch.nl.LinkSetMaster(link, master)
+		err = l.Switch.Netlink().LinkSetMaster(link, master)
 	}
 	if err != nil {
 		l.t.Fatalf("switch: plug %s into %s: %v", port(i), bridge, err)

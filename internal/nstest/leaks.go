@@ -21,7 +21,7 @@ const settle = time.Minute
 func (h *Host) Inventory() []string {
 	h.t.Helper()
 	var lines []string
-	links, err := h.nl.LinkList()
+	links, err := h.Netlink().LinkList()
 	if err != nil {
 		h.t.Fatalf("host %s: list links: %v", h.Name, err)
 	}
@@ -31,7 +31,7 @@ func (h *Host) Inventory() []string {
 		names[a.Index] = a.Name
 		lines = append(lines, fmt.Sprintf("link %s %s %q", a.Name, l.Type(), a.Alias))
 	}
-	addrs, err := h.nl.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := h.Netlink().AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		h.t.Fatalf("host %s: list addresses: %v", h.Name, err)
 	}
