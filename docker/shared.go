@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -158,8 +160,8 @@ func (a sharedAddresses) ReleasePool(ctx context.Context, id ipam.PoolID) error 
 // subnet finds the network and the subnet that a pool is.
 func (p *Plugin) subnet(ctx context.Context, id ipam.PoolID) (netdriver.Network, netdriver.Subnet, error) {
 	network, number, ok := strings.Cut(strings.TrimPrefix(string(id), poolName), "/")
-	i := 0
-	if _, err := fmt.Sscanf(number, "%d", &i); err != nil || !ok {
+	i, err := strconv.Atoi(number)
+	if err != nil || !ok {
 		return netdriver.Network{}, netdriver.Subnet{}, fmt.Errorf("pool %.80q: %w", id, errdefs.ErrNotFound)
 	}
 	h, err := p.Controller.Network(ctx, network)
@@ -282,7 +284,7 @@ func (d sharedNetworks) CreateNetwork(ctx context.Context, in netdriver.Input) (
 		}
 	}
 	for i, sub := range in.Network.Subnets {
-		if !strings.Contains(fmt.Sprint(subnetsOf(info)), sub.Pool.Subnet.String()) {
+		if !slices.Contains(subnetsOf(info), sub.Pool.Subnet) {
 			return netdriver.Plan{}, fmt.Errorf("subnet %d, %s: %w: network %s has %v; name %s as the IPAM driver", i, sub.Pool.Subnet, errdefs.ErrFailedPrecondition,
 				name, subnetsOf(info), d.p.Name)
 		}

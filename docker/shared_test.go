@@ -104,3 +104,21 @@ func TestSharedIPv6Refused(t *testing.T) {
 		t.Errorf("%d %s", status, text)
 	}
 }
+
+// An engine's network is bound to one that has its subnet, not to one whose subnet looks like it.
+func TestSharedSubnetIsAnother(t *testing.T) {
+	e := newHosts(t, 1)[0]
+	id, pool, status := e.pool("111.7.0.0/16", false)
+	if status != 200 || pool != "111.7.0.0/16" {
+		t.Fatalf("%d %s", status, pool)
+	}
+	status, said := e.call("/NetworkDriver.CreateNetwork", `{"NetworkID": "n", "Options": {"com.docker.network.generic": {"network": "blue"}},
+		"IPv4Data": [{"AddressSpace": "x", "Pool": "11.7.0.0/16", "Gateway": "11.7.0.1/16"}]}`)
+	if text := fmt.Sprint(said["Err"]); status == 200 || !strings.Contains(text, "as the IPAM driver") {
+		t.Errorf("%d %s", status, text)
+	}
+	status, said = e.call("/IpamDriver.RequestAddress", fmt.Sprintf(`{"PoolID": %q}`, id+"x"))
+	if text := fmt.Sprint(said["Error"]); status == 200 || !strings.Contains(text, "not found") {
+		t.Errorf("an address of a pool that is none: %d %s", status, text)
+	}
+}
