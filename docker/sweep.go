@@ -2,10 +2,13 @@ package docker
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/containerd/errdefs"
 
 	"github.com/sealane/sealane"
 	"github.com/sealane/sealane/endpoint"
@@ -49,21 +52,16 @@ func (p *Plugin) SweepOnce(ctx context.Context) error {
 			}
 		}
 	}
-	if err := s.bindings(ctx); err != nil {
-		return err
-	}
-	if err := s.leases(ctx); err != nil {
-		return err
-	}
+	err = errors.Join(s.bindings(ctx), s.leases(ctx))
 	for what := range p.suspects {
 		if !s.seen[what] {
 			delete(p.suspects, what)
 		}
 	}
-	return nil
+	return err
 }
 
-// sweep is one round.
+// sweep is one round. What fails for one thing keeps nobody from the others.
 type sweep struct {
 	p         *Plugin
 	now       time.Time
@@ -88,50 +86,49 @@ func (s *sweep) bindings(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var failed []error
 	for _, b := range all {
 		n, known := s.networks[b.Docker]
-		if !known {
-			if s.due("network "+b.Docker, 0) {
-				s.p.Logger.Warn("giving up a network that the engine does not know any more", "network", b.Docker)
-				err = s.p.Network().DeleteNetwork(ctx, netdriver.Network{ID: endpoint.NetworkID(b.Docker)})
-			}
-		} else {
+		switch {
+		case known:
 			err = s.endpoints(ctx, b, n)
+		case s.due("network "+b.Docker, 0):
+			s.p.Logger.Warn("giving up a network that the engine does not know any more", "network", b.Docker)
+			err = s.p.Network().DeleteNetwork(ctx, netdriver.Network{ID: endpoint.NetworkID(b.Docker)})
+		default:
+			err = nil
 		}
-		if err != nil {
-			return err
-		}
+		failed = append(failed, err)
 	}
-	return nil
+	return errors.Join(failed...)
 }
 
 func (s *sweep) endpoints(ctx context.Context, b binding, n EngineNetwork) error {
 	ours, err := s.p.Controller.Network(ctx, string(b.Network))
+	if errdefs.IsNotFound(err) { // a user removed it: the binding goes when the engine removes its own
+		return nil
+	}
 	if err != nil {
 		return err
 	}
+	var failed []error
 	for e, err := range ours.Endpoints(ctx) {
-		if err != nil {
-			return err
+		if err == nil && s.unknown(b, n, e) {
+			s.p.Logger.Warn("giving up an endpoint that the engine does not know any more", "endpoint", e.ID, "addresses", e.Addresses)
+			err = s.p.deleteEndpoint(ctx, b.Network, e.ID)
 		}
-		if e.Spec.Labels[labelLease] == s.p.Name && !s.addressed(e) && s.due("lease "+string(e.ID), s.p.Patience) {
-			if err := s.p.deleteEndpoint(ctx, b.Network, e.ID); err != nil {
-				return err
-			}
-			continue
-		}
-		if _, known := n.Endpoints[e.Spec.Labels[labelEndpoint]]; known || e.Spec.Labels[labelNetwork] != b.Docker {
-			continue
-		}
-		if !s.due("endpoint "+string(e.ID), 0) {
-			continue
-		}
-		s.p.Logger.Warn("giving up an endpoint that the engine does not know any more", "endpoint", e.Spec.Labels[labelEndpoint])
-		if err := s.p.deleteEndpoint(ctx, b.Network, e.ID); err != nil {
-			return err
-		}
+		failed = append(failed, err)
 	}
-	return nil
+	return errors.Join(failed...)
+}
+
+// unknown says that an endpoint is due: the engine's that it does not list, or a lease of its that no container came to use.
+func (s *sweep) unknown(b binding, n EngineNetwork, e endpoint.Info) bool {
+	if e.Spec.Labels[labelLease] == s.p.Name {
+		return !s.addressed(e) && s.due("lease "+string(e.ID), s.p.Patience)
+	}
+	_, listed := n.Endpoints[e.Spec.Labels[labelEndpoint]]
+	return e.Spec.Labels[labelNetwork] == b.Docker && !listed && s.due("endpoint "+string(e.ID), 0)
 }
 
 // addressed says that a container has one of an endpoint's addresses, as far as the engine knows.
@@ -141,36 +138,36 @@ func (s *sweep) addressed(e endpoint.Info) bool {
 
 // leases gives up pools and addresses of engines that nothing uses.
 func (s *sweep) leases(ctx context.Context) error {
+	var failed []error
 	for l, err := range s.p.Controller.Leases(ctx, s.p.IPAM) {
-		if err != nil {
-			return err
+		if err == nil && strings.HasPrefix(l.Owner, s.p.owner()) {
+			err = s.lease(ctx, l)
 		}
-		if !strings.HasPrefix(l.Owner, s.p.owner()) {
+		failed = append(failed, err)
+	}
+	return errors.Join(failed...)
+}
+
+// lease is leases for one pool.
+func (s *sweep) lease(ctx context.Context, l sealane.Leased) error {
+	used, err := s.used(ctx, l)
+	if err != nil {
+		return err
+	}
+	for _, a := range l.Addresses {
+		if used(a) || s.addresses[a.Address.Addr()] || !s.due("address "+string(l.Pool.ID)+" "+a.Address.String(), s.p.Patience) {
 			continue
 		}
-		used, err := s.used(ctx, l)
-		if err != nil {
-			return err
-		}
-		for _, a := range l.Addresses {
-			if used(a) || s.addresses[a.Address.Addr()] ||
-				!s.due("address "+string(l.Pool.ID)+" "+a.Address.String(), s.p.Patience) {
-				continue
-			}
-			s.p.Logger.Warn("giving up an address that nothing uses", "address", a.Address)
-			if err := s.p.Addresses().ReleaseAddress(ctx, l.Pool.ID, a.Address.Addr()); err != nil {
-				return err
-			}
-		}
-		if l.Network != "" || s.listed(l.Pool.Subnet) || !s.due("pool "+string(l.Pool.ID), s.p.Patience) {
-			continue
-		}
-		s.p.Logger.Warn("giving up a pool that nothing uses", "pool", l.Pool.ID)
-		if err := s.p.Addresses().ReleasePool(ctx, l.Pool.ID); err != nil {
+		s.p.Logger.Warn("giving up an address that nothing uses", "address", a.Address)
+		if err := s.p.Addresses().ReleaseAddress(ctx, l.Pool.ID, a.Address.Addr()); err != nil {
 			return err
 		}
 	}
-	return nil
+	if l.Network != "" || s.listed(l.Pool.Subnet) || !s.due("pool "+string(l.Pool.ID), s.p.Patience) {
+		return nil
+	}
+	s.p.Logger.Warn("giving up a pool that nothing uses", "pool", l.Pool.ID)
+	return s.p.Addresses().ReleasePool(ctx, l.Pool.ID)
 }
 
 // used says which addresses of a pool its network has for itself or an endpoint claims.

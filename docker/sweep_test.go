@@ -127,3 +127,30 @@ func TestSweep(t *testing.T) {
 		t.Errorf("left:\n%s\nwant:\n%s", now, want)
 	}
 }
+
+// A network that a user removed with sealane's own command keeps nobody from sweeping the others.
+func TestSweepWithoutANetwork(t *testing.T) {
+	ctx := context.Background()
+	e := newEngine(t, docker.Options{Every: time.Nanosecond, Patience: time.Nanosecond})
+	_, pool := e.network("removed")
+	kept, other := e.network("kept")
+	e.endpoint("kept", "e1", kept)
+	n, err := e.plugin.Controller.Network(ctx, "docker-removed")
+	if err == nil {
+		err = n.Delete(ctx)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.knows.networks = []docker.EngineNetwork{{ID: "kept", Subnets: []netip.Prefix{netip.MustParsePrefix(other)}},
+		{ID: "removed", Subnets: []netip.Prefix{netip.MustParsePrefix(pool)}}}
+	for range 2 {
+		if err := e.plugin.SweepOnce(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if now := e.state(); strings.Contains(now, "endpoint") {
+		t.Errorf("an endpoint that the engine does not know is there still:\n%s", now)
+	}
+	e.must("/NetworkDriver.DeleteNetwork", `{"NetworkID": "removed"}`, "")
+}
