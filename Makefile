@@ -51,10 +51,11 @@ test: ## everything that must hold before a change goes in
 	$(MAKE) --no-print-directory check
 	go test -race -count=1 -p 2 -timeout 30m $(EXEC) ./...
 
-servers: ## Consul and etcd, which tests of stores run against, and a newer Docker engine than the machine's
+servers: ## Consul and etcd, which tests of stores run against, and newer Docker engines than the machine's
 	scripts/need etcd:etcd-server
 	scripts/consul $(SERVERS)
 	scripts/unpack trixie $(SERVERS)/../docker26 docker.io containerd
+	scripts/unpack forky $(SERVERS)/../docker28 docker.io docker-cli containerd
 
 verify: check ## checks, the floors, the README
 	scripts/need nft:nftables busybox:busybox-static
