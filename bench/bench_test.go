@@ -24,12 +24,12 @@ func TestTable(t *testing.T) {
 	var out strings.Builder
 	printTable(&out, rows)
 	want := `
-work     floor    sealane  miekg  moby      sealane:floor  faster than moby  goal           ok
-attach   1.00 ms  1.40 ms  –      65.00 ms  1.40           50                ≤ 1.5 × floor  yes
-                                                                             ≥ 60 × moby    NO
-churn    600/s    450/s    –      –         0.75           –                 ≥ 0.6 × floor  yes
-                                                                             ≥ 30 × moby    –
-request  31.0 ns  –        –      –         –              –                 ≤ 80 ns        –
+work     floor    sealane  miekg  moby      sealane:floor  faster than moby  floor than moby  goal           ok
+attach   1.00 ms  1.40 ms  –      65.00 ms  1.40           50                65               ≤ 1.5 × floor  yes
+                                                                                              ≥ 60 × moby    NO
+churn    600/s    450/s    –      –         0.75           –                 –                ≥ 0.6 × floor  yes
+                                                                                              ≥ 30 × moby    –
+request  31.0 ns  –        –      –         –              –                 –                ≤ 80 ns        –
 `
 	if got := "\n" + out.String(); got != want {
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)

@@ -33,6 +33,9 @@ func main() {
 	if len(os.Args) == 3 && os.Args[1] == holdVerb {
 		what = func() error { return holder.Serve(3, os.Args[2]) }
 	}
+	if len(os.Args) > 1 && (os.Args[1] == askVerb || os.Args[1] == floodVerb) {
+		what = func() error { return serveClient(os.Args[1:]) }
+	}
 	// libnetwork locks the main goroutine to its thread when it is imported, which would make each switch to another one slow.
 	done := make(chan error)
 	go func() { done <- what() }()

@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealane/sealane/endpoint"
-	"github.com/sealane/sealane/internal/nsthread"
 	"github.com/sealane/sealane/resolver"
 )
 
@@ -72,7 +71,21 @@ func answerTo(q *dns.Msg) *dns.Msg {
 
 func ask() *dns.Msg { return new(dns.Msg).SetQuestion(askedName, dns.TypeA) }
 
+func (n *names) sockaddr() *unix.SockaddrInet4 {
+	return &unix.SockaddrInet4{Addr: n.at.Addr().As4(), Port: int(n.at.Port())}
+}
+
+// beside is where a second bare loop answers who floods.
+var beside = [4]byte{127, 0, 0, 12}
+
 func (n *names) bare() error {
+	second := n.sockaddr()
+	second.Addr = beside
+	return errors.Join(bareLoop(n.sockaddr()), bareLoop(second))
+}
+
+// bareLoop answers anything that comes with constant bytes, but for the number.
+func bareLoop(at *unix.SockaddrInet4) error {
 	answer, err := answerTo(ask()).Pack()
 	if err != nil {
 		return err
@@ -81,7 +94,7 @@ func (n *names) bare() error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: n.at.Addr().As4(), Port: int(n.at.Port())}); err != nil {
+	if err := unix.Bind(fd, at); err != nil {
 		return err
 	}
 	go func() {
@@ -148,52 +161,6 @@ func (n *names) ours() (err error) {
 	n.space = ns.Key()
 	n.closers = append(n.closers, ns.Close)
 	return nil
-}
-
-// Ask is the load, from one thread and one socket.
-func (n *names) Ask(questions, outstanding int) (each []time.Duration, total time.Duration, err error) {
-	question, err := ask().Pack()
-	if err != nil {
-		return nil, 0, err
-	}
-	fd := -1
-	err = nsthread.Do(n.space, func() (err error) {
-		fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-		if err == nil {
-			err = unix.Connect(fd, &unix.SockaddrInet4{Addr: n.at.Addr().As4(), Port: int(n.at.Port())})
-		}
-		return err
-	})
-	if err != nil {
-		return nil, 0, err
-	}
-	defer unix.Close(fd)
-	// A lost datagram must not hang us; none is expected.
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}); err != nil {
-		return nil, 0, err
-	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	buf := make([]byte, 512)
-	began := time.Now()
-	for sent, got := 0, 0; got < questions; {
-		last := time.Now()
-		for ; sent < questions && sent < got+outstanding; sent++ {
-			if _, err := unix.Write(fd, question); err != nil {
-				return nil, 0, fmt.Errorf("ask: %w", err)
-			}
-		}
-		switch _, err := unix.Read(fd, buf); {
-		case errors.Is(err, unix.EINTR): // with a time-out the kernel does not go on by itself after a signal of Go's scheduler
-			continue
-		case err != nil:
-			return nil, 0, fmt.Errorf("%d of %d answered: %w", got, questions, err)
-		}
-		if got++; outstanding == 1 {
-			each = append(each, time.Since(last))
-		}
-	}
-	return each, time.Since(began), nil
 }
 
 // namesRows asks each subject for a name that it knows.

@@ -20,6 +20,7 @@ func sections() []section {
 		{"docker", dockerRows},
 		{"named", namedRows},
 		{"resolver", resolverRows},
+		{"flood", floodRows},
 	}
 }
 

@@ -79,6 +79,7 @@ type box struct {
 	link     string // to which its sockets are bound when they are opened; "": to none
 	udp, tcp int    // descriptors
 	dropped  uint32 // questions that came and did not fit into the socket, as the engine last saw
+	floods   bool   // its socket overflowed then
 	turn     *turn  // its share of the queue
 	conns    connections
 

@@ -33,8 +33,9 @@ type engine struct {
 
 const (
 	batch  = 16
+	few    = 4 // of one whose socket overflows: what others wait for then is less than what their own question takes
 	events = 64
-	pause  = 2 * time.Millisecond // of a socket that is left alone: one that overflows is answered 8,000 questions a second
+	pause  = 2 * time.Millisecond // of a socket that is left alone: one that overflows is answered 2,000 questions a second
 )
 
 // rest is a socket that is not listened to until some time.
@@ -151,13 +152,17 @@ func (e *engine) serve(fd int32) {
 
 // datagrams answers one batch; what is left is told again. A question answered twice does no harm, so it is taken last.
 func (e *engine) datagrams(b *box) {
-	n := e.look(b.udp, unix.MSG_PEEK)
-	if n == batch && b.overflows() {
+	room := batch
+	if b.floods {
+		room = few
+	}
+	n := e.look(b.udp, room, unix.MSG_PEEK)
+	if b.floods = n == room && b.overflows(); b.floods {
 		e.leaveAlone(int32(b.udp), b)
 	}
 	blind := n == 0
 	if blind { // an empty datagram that an earlier process looked at is never shown again, only taken
-		n = e.look(b.udp, 0)
+		n = e.look(b.udp, room, 0)
 	}
 	e.moment()
 	answers := 0
@@ -231,12 +236,12 @@ func (e *engine) wakeUp() int {
 	return -1
 }
 
-// look reads a batch, with MSG_PEEK from where the last look ended. The lengths are those that the datagrams had.
-func (e *engine) look(fd, flags int) int {
-	for i := range batch {
+// look reads room datagrams at most, with MSG_PEEK from where the last look ended. The lengths are those that the datagrams had.
+func (e *engine) look(fd, room, flags int) int {
+	for i := range room {
 		e.heads[0][i].Namelen = unix.SizeofSockaddrAny
 	}
-	return messages(unix.SYS_RECVMMSG, fd, e.heads[0][:], unix.MSG_DONTWAIT|unix.MSG_TRUNC|flags)
+	return messages(unix.SYS_RECVMMSG, fd, e.heads[0][:room], unix.MSG_DONTWAIT|unix.MSG_TRUNC|flags)
 }
 
 // take takes out the n datagrams that were looked at, which are the first. The kernel keeps where the next look begins as a number of bytes;
