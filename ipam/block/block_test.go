@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -141,6 +142,7 @@ type link struct {
 	datastore.Store
 	mu      sync.Mutex
 	away    bool
+	deaf    bool // what is written is written, and the answer lost
 	updates int
 	views   int
 }
@@ -151,6 +153,12 @@ func (l *link) cut(away bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.away = away
+}
+
+func (l *link) lose(answers bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.deaf = answers
 }
 
 func (l *link) touches() int {
@@ -172,13 +180,16 @@ func (l *link) View(ctx context.Context, fn func(datastore.Tx) error) error {
 
 func (l *link) Update(ctx context.Context, fn func(datastore.Tx) error) error {
 	l.mu.Lock()
-	away := l.away
+	away, deaf := l.away, l.deaf
 	l.updates++
 	l.mu.Unlock()
 	if away {
 		return errAway
 	}
-	return l.Store.Update(ctx, fn)
+	if err := l.Store.Update(ctx, fn); err != nil || !deaf {
+		return err
+	}
+	return &datastore.Uncertain{Err: errAway}
 }
 
 // use opens the network's pool on a host, as it does before its first endpoint there.
@@ -290,6 +301,52 @@ func TestHostsClaimBlocks(t *testing.T) {
 	if _, err := a.request(on, ""); !errdefs.IsNotFound(err) {
 		t.Errorf("an address of a released pool: %v", err)
 	}
+}
+
+// A block that may have gone back is nobody's to give of until the store is read again.
+func TestLostAnswerOfGivingBack(t *testing.T) {
+	s := newStore(t)
+	a, b := newHost(t, s, "a", pool.Options{}), newHost(t, s, "b", pool.Options{})
+	on := a.use("10.0.0.0/24", "")
+	b.use("10.0.0.0/24", "")
+	var given []netip.Addr
+	for range 15 { // a block, and one of the next
+		given = append(given, a.must(on, ""))
+	}
+	a.link.lose(true)
+	a.release(on, given...)
+	a.link.lose(false)
+	want(t, "one block went back", strconv.Itoa(strings.Count(claims(t, s), "=a")), "1")
+	theirs := b.must(on, "")
+	for range 20 {
+		if ours := a.must(on, ""); ours == theirs {
+			t.Fatalf("%s is given twice", ours)
+		}
+	}
+	if err := a.ReleasePool(t.Context(), on); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "claims", claims(t, s), netip.PrefixFrom(theirs, 28).Masked().String()+"=b")
+}
+
+// A block that may have been claimed goes with the pool.
+func TestLostAnswerOfClaiming(t *testing.T) {
+	s := newStore(t)
+	a := newHost(t, s, "a", pool.Options{})
+	on := a.use("10.0.0.0/24", "")
+	if err := a.ReleaseAddress(t.Context(), on, a.must(on, "10.0.0.200")); err != nil { // now a knows that it holds nothing
+		t.Fatal(err)
+	}
+	a.link.lose(true)
+	if got, err := a.request(on, ""); !errdefs.IsUnavailable(err) {
+		t.Fatalf("%s, %v", got, err)
+	}
+	a.link.lose(false)
+	want(t, "claimed all the same", claims(t, s), "10.0.0.0/28=a")
+	if err := a.ReleasePool(t.Context(), on); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "claims", claims(t, s), "")
 }
 
 // An address that its host has let go of and that is not free yet is waited for, in a block, claimed alone, and lent.

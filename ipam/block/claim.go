@@ -90,6 +90,9 @@ func (d *Driver) update(ctx context.Context, s *subnet, choose func(claims) neti
 		return d.put(tx, s, p, d.o.Host)
 	})
 	if err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.known = s.known && !uncertain(err)
 		return nil, err
 	}
 	return found, d.learn(ctx, s, found)
@@ -238,7 +241,7 @@ func (d *Driver) claimAlone(ctx context.Context, s *subnet, a netip.Addr) (aroun
 	return around, holder, err
 }
 
-// giveBack returns what is idle. Nothing can be given of it from the moment when it is chosen.
+// giveBack returns what is idle. Nothing can be given of it from the moment when it is chosen, nor when it is not sure whether it went.
 func (d *Driver) giveBack(ctx context.Context, s *subnet) error {
 	over, err := s.turn(ctx)
 	if err != nil {
@@ -248,7 +251,6 @@ func (d *Driver) giveBack(ctx context.Context, s *subnet) error {
 	s.use.Lock()
 	idle := s.idle()
 	s.mu.Lock()
-	before := maps.Clone(s.held)
 	for _, p := range idle {
 		delete(s.held, p)
 	}
@@ -258,22 +260,26 @@ func (d *Driver) giveBack(ctx context.Context, s *subnet) error {
 	if err != nil || len(idle) == 0 {
 		return err
 	}
+	ours := idle
 	err = d.keep(ctx, s, func(kept claims) {
 		for _, p := range idle {
 			delete(kept, p)
 		}
 	})
 	if err == nil {
-		err = d.drop(ctx, s, idle)
+		ours, err = d.drop(ctx, s, idle)
 	}
 	if err == nil {
 		return nil
 	}
-	s.mu.Lock() // they are still ours
+	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.held = before
+	s.known = false
+	for _, p := range ours {
+		s.held[p] = true
+	}
 	again := d.keep(ctx, s, func(kept claims) {
-		for _, p := range idle {
+		for _, p := range ours {
 			kept[p] = d.o.Host
 		}
 	})
@@ -307,13 +313,16 @@ func (d *Driver) giveBackAll(ctx context.Context, s *subnet) error {
 	if err != nil {
 		return err
 	}
-	return d.drop(ctx, s, ours)
+	_, err = d.drop(ctx, s, ours)
+	return err
 }
 
-// drop deletes claims, a few at a time, if they are this host's, and with its last of the network that it uses it.
-func (d *Driver) drop(ctx context.Context, s *subnet, gone []netip.Prefix) error {
+// drop deletes claims, a few at a time, if they are this host's, and with its last of the network that it uses it. When it fails, ours are
+// those that certainly are not deleted.
+func (d *Driver) drop(ctx context.Context, s *subnet, gone []netip.Prefix) (ours []netip.Prefix, err error) {
 	const atOnce = datastore.MaxKeys / 4 // each is listed, read and deleted
-	for some := range slices.Chunk(gone, atOnce) {
+	for len(gone) > 0 {
+		some := gone[:min(atOnce, len(gone))]
 		err := d.o.Store.Update(ctx, func(tx datastore.Tx) error {
 			found, others := d.read(tx, s)
 			for _, p := range some {
@@ -330,9 +339,19 @@ func (d *Driver) drop(ctx context.Context, s *subnet, gone []netip.Prefix) error
 			}
 			return uses(d.o.Host).Delete(tx, s.network)
 		})
-		if err != nil {
-			return err
+		if uncertain(err) {
+			return gone[len(some):], err
 		}
+		if err != nil {
+			return gone, err
+		}
+		gone = gone[len(some):]
 	}
-	return nil
+	return nil, nil
+}
+
+// uncertain says that an Update may have been committed, whatever its error says.
+func uncertain(err error) bool {
+	var unknown *datastore.Uncertain
+	return errors.As(err, &unknown)
 }

@@ -27,7 +27,7 @@ type subnet struct {
 	released bool // guarded by Driver.mu
 
 	mu    sync.Mutex // guards what follows; who has the turn may read without
-	known bool       // what this host holds has been read
+	known bool       // held is all that this host holds
 	held  map[netip.Prefix]bool
 	lent  map[netip.Addr]bool // inside held blocks, and somebody else's: taken in the pool
 }

@@ -167,8 +167,7 @@ func (d *Driver) grant(ctx context.Context, name string, w wish) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var uncertain *datastore.Uncertain
-	if err != nil && !s.lent[a] && !errors.As(err, &uncertain) { // else the next look tells
+	if err != nil && !s.lent[a] && !uncertain(err) { // else the next look tells
 		_ = d.o.Pool.ReleaseAddress(ctx, s.id, a)
 		return errors.Join(err, d.keep(ctx, s, func(kept claims) { delete(kept, alone(a)) }))
 	}
