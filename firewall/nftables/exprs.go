@@ -21,6 +21,7 @@ func rule(parts ...[]expr.Any) []expr.Any        { return slices.Concat(parts...
 func drop() []expr.Any                           { return to(expr.VerdictDrop, "") }
 func accept() []expr.Any                         { return to(expr.VerdictAccept, "") }
 func masquerade() []expr.Any                     { return []expr.Any{&expr.Masq{}} }
+func notrack() []expr.Any                        { return []expr.Any{&expr.Notrack{}} }
 func to(k expr.VerdictKind, c string) []expr.Any { return []expr.Any{&expr.Verdict{Kind: k, Chain: c}} }
 
 // load is a fact about a packet that can be put into registers.

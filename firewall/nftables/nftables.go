@@ -8,6 +8,7 @@
 //	forward              to_<mode>    who may enter a network, and leave
 //	postrouting          to_ours      source of what leaves → host; and where an answer would not come back otherwise
 //	raw, input, outgoing              loopback addresses, internal and isolated networks, tunnels
+//	raw, raw_output                   tunnels are not tracked
 //
 // Not rendered yet and refused with NotImplemented: NoICC and pinholes (packets between two ports of a bridge do not pass an inet table
 // while bridge-nf-call is off), policies, RespectHost.

@@ -49,7 +49,7 @@ func (t *table) chains() []chain {
 			rule(family(unix.NFPROTO_IPV6), t.in(setPeers6, dport(), vxlanID(), src6()), to(expr.VerdictReturn, "")),
 			drop(),
 		)},
-		t.raw(), t.prerouting(), t.output(), t.postrouting(), t.forward(), t.input(), t.outgoing(),
+		t.raw(), t.rawOutput(), t.prerouting(), t.output(), t.postrouting(), t.forward(), t.input(), t.outgoing(),
 	}
 }
 
@@ -66,12 +66,24 @@ func (t *table) sourceRules() [][]expr.Any {
 
 // raw guards the host's loopback addresses from containers. route_localnet on our bridges, which publishing on 127.0.0.1 needs, opens the IPv4
 // ones; the kernel's own guard of ::1 comes after prerouting where bridged packets pass that, and so after a published port was translated.
+//
+// What peers send us through a tunnel is not tracked: each flow between containers would be one of the host's too, on either side, and pay for
+// it with each packet. What a peer sends somebody else through us is no tunnel of ours. Who may come in is said in input, tracked or not.
 func (t *table) raw() chain {
 	return chain{name: "raw", kind: "filter", hook: unix.NF_INET_PRE_ROUTING, priority: -300, rules: rules(
 		rule(family(unix.NFPROTO_IPV4), loopback(daddr4), t.in(setNets, iif()), drop()),
 		rule(family(unix.NFPROTO_IPV4), loopback(saddr4), t.in(setNets, iif()), drop()),
 		rule(family(unix.NFPROTO_IPV6), loopback6(dst6()), t.in(setNets, iif()), drop()),
 		rule(family(unix.NFPROTO_IPV6), loopback6(src6()), t.in(setNets, iif()), drop()),
+		rule(match(l4(), unix.IPPROTO_UDP), family(unix.NFPROTO_IPV4), t.in(setPeers4, dport(), vxlanID(), src4()), addressedToHost(), notrack()),
+		rule(match(l4(), unix.IPPROTO_UDP), family(unix.NFPROTO_IPV6), t.in(setPeers6, dport(), vxlanID(), src6()), addressedToHost(), notrack()),
+	)}
+}
+
+// rawOutput leaves what we send through a tunnel untracked as well.
+func (t *table) rawOutput() chain {
+	return chain{name: "raw_output", kind: "filter", hook: unix.NF_INET_LOCAL_OUT, priority: -300, rules: rules(
+		rule(match(l4(), unix.IPPROTO_UDP), t.in(setTunnels, dport(), vxlanID()), notrack()),
 	)}
 }
 
