@@ -17,6 +17,8 @@ type content struct {
 	sandbox sandbox.Info
 	known   bool           // there is a record of the sandbox
 	dirty   bool           // the record was changed by this call
+	made    bool           // and there was none before
+	ended   bool           // this call ends the sandbox because it is empty
 	ports   endpoint.Ports // what it publishes by whichever member is its gateway
 	moved   bool           // ports was changed by this call
 	gone    bool           // the namespace ended without us

@@ -191,7 +191,10 @@ func (c *Controller) record(ctx context.Context, v *content) error {
 // write puts the records of the sandbox itself.
 func (v *content) write(tx datastore.Tx) error {
 	var errs []error
-	if v.dirty {
+	switch {
+	case v.made:
+		errs = append(errs, enterSandbox(tx, v.sandbox))
+	case v.dirty:
 		errs = append(errs, sandboxTable().Put(tx, string(v.id), v.sandbox))
 	}
 	if v.moved {
@@ -352,12 +355,15 @@ func union(a, b sandbox.Config) sandbox.Config {
 
 // settle strikes out what is gone, and tells. Addresses are free only when no record has them any more.
 func (c *Controller) settle(ctx context.Context, v *content) error {
-	const atOnce = 3
-	var left []*member
+	const atOnce = 2 // six keys a member, and four of the sandbox
+	var left, doomed []*member
 	var freed []withdrawal
 	for _, m := range v.members {
 		if !m.remains(v) && (!m.waits(v) || m.held.Owner != "") {
 			left = append(left, m)
+			if m.doomed(v) {
+				doomed = append(doomed, m)
+			}
 			if m.doomed(v) && !m.info.Spec.Leased {
 				freed = append(freed, withdrawal{m.network, m.info.Addresses})
 			}
@@ -385,10 +391,8 @@ func (c *Controller) settle(ctx context.Context, v *content) error {
 		}
 	}
 	c.withdraw(freed...)
-	for _, f := range freed {
-		if err := c.lower(ctx, f.network); err != nil {
-			c.mender.later(networkOwner(f.network.ID), err)
-		}
+	for _, m := range doomed {
+		_ = c.lower(ctx, m.network) // it has seen to that it is tried again
 	}
 	c.tell(v)
 	return nil
@@ -404,8 +408,7 @@ func strike(tx datastore.Tx, v *content, left []*member, ending bool) error {
 		}
 		switch {
 		case m.doomed(v):
-			errs = append(errs, endpointTable(m.on).Delete(tx, string(m.id)),
-				endpointNames(m.on).free(tx, m.info.Spec.Name, string(m.id)))
+			errs = append(errs, erase(tx, m.info))
 		case m.info.ID != "" && (m.info.Sandbox == v.id || m.info.Sandbox == "" && len(m.info.Ports) > 0):
 			clearPlace(&m.info)
 			m.info.Ports = nil
@@ -425,6 +428,12 @@ func strike(tx datastore.Tx, v *content, left []*member, ending bool) error {
 
 // tell says who came and who left.
 func (c *Controller) tell(v *content) {
+	if v.made {
+		c.events.tell("sandbox", "create", string(v.id), "name", v.sandbox.Spec.Name)
+	}
+	if v.ended {
+		defer c.events.tell("sandbox", "destroy", string(v.id), "name", v.sandbox.Spec.Name)
+	}
 	for _, m := range v.members {
 		attrs := []string{"container", string(v.id), "name", m.network.Name, "type", m.network.Driver, "endpoint", string(m.id)}
 		if m.fresh && m.remains(v) {

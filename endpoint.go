@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 
 	"github.com/containerd/errdefs"
@@ -110,6 +111,9 @@ func (c *Controller) endpointIsNew(ctx context.Context, n netdriver.Network, s e
 		return err
 	}
 	if old.Deleting && old.ID == s.ID {
+		if old.Sandbox != "" {
+			return (&endpointHandle{c, n.ID, old.ID}).end(ctx, n, *old)
+		}
 		return c.deleteEndpoint(ctx, n, *old)
 	}
 	return endpointTaken(s, *old)
@@ -205,6 +209,9 @@ func (r *memory) enter(tx datastore.Tx, e *endpoint.Info) error {
 	if err := endpointNames(e.Network).claim(tx, e.Spec.Name, string(e.ID)); err != nil {
 		return err
 	}
+	if err := claimAddresses(tx, e); err != nil {
+		return err
+	}
 	if e.Announce, err = lastSeen(tx, e); err != nil {
 		return err
 	}
@@ -229,6 +236,36 @@ func (r *memory) enterFor(tx datastore.Tx, e *endpoint.Info) error {
 		return fmt.Errorf("sandbox %s: %w: it is being deleted", s.Spec.Name, errdefs.ErrFailedPrecondition)
 	}
 	return memberTable(e.Spec.For).Put(tx, string(e.ID), e.Network)
+}
+
+func claimAddresses(tx datastore.Tx, e *endpoint.Info) error {
+	if !e.Spec.ByAddress {
+		return nil
+	}
+	for _, p := range e.Addresses {
+		has, err := holders(e.Network).get(tx, p.Addr().String())
+		if err == nil && has != "" && has != string(e.ID) {
+			err = fmt.Errorf("address %s: %w: endpoint %s has it", p.Addr(), errdefs.ErrAlreadyExists, has)
+		}
+		if err == nil {
+			err = holders(e.Network).claim(tx, p.Addr().String(), string(e.ID))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// erase deletes an endpoint's records, all but those of its being in a sandbox.
+func erase(tx datastore.Tx, e endpoint.Info) error {
+	errs := []error{endpointTable(e.Network).Delete(tx, string(e.ID)), endpointNames(e.Network).free(tx, e.Spec.Name, string(e.ID))}
+	if e.Spec.ByAddress {
+		for _, p := range e.Addresses {
+			errs = append(errs, holders(e.Network).free(tx, p.Addr().String(), string(e.ID)))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // lastSeen remembers which addresses are out with a MAC that is not derived from them, and says whether neighbours may know e's with
@@ -312,13 +349,14 @@ func (e *endpointHandle) Join(ctx context.Context, sb sandbox.Sandbox) error {
 	if sb == nil {
 		return fmt.Errorf("join: %w: no sandbox given", errdefs.ErrInvalidArgument)
 	}
-	if err := e.join(ctx, sb.ID()); err != nil {
+	if err := e.join(ctx, sb.ID(), nil); err != nil {
 		return fmt.Errorf("join endpoint %s to sandbox %s: %w", shortID(string(e.id)), shortID(string(sb.ID())), err)
 	}
 	return nil
 }
 
-func (e *endpointHandle) join(ctx context.Context, into sandbox.ID) error {
+// join is Join. fresh, which may be nil, is the record of the sandbox where there is none yet: it is made with the endpoint in it.
+func (e *endpointHandle) join(ctx context.Context, into sandbox.ID, fresh *sandbox.Info) error {
 	unlock, err := e.c.hold(ctx, e.on, e.id)
 	if err != nil {
 		return err
@@ -343,10 +381,15 @@ func (e *endpointHandle) join(ctx context.Context, into sandbox.ID) error {
 	if err := e.finishLeaving(ctx, r.pending); err != nil {
 		return err
 	}
-	if !r.known {
-		return errdefs.ErrNotFound
-	}
 	s := r.sandbox
+	switch {
+	case r.known && fresh != nil && s.Spec.Namespace != fresh.Spec.Namespace:
+		return sandboxTaken(fresh.Spec, s)
+	case !r.known && fresh == nil:
+		return errdefs.ErrNotFound
+	case !r.known:
+		s = *fresh
+	}
 	if err := canJoin(n, s); err != nil {
 		return err
 	}
@@ -354,8 +397,8 @@ func (e *endpointHandle) join(ctx context.Context, into sandbox.ID) error {
 		defer e.c.resettle(e.on)
 	}
 	info.Sandbox, info.Nonce = into, randomHex(6)
-	if err = e.enterSandbox(ctx, n, info, s); err != nil {
-		e.takeBack(ctx, n, info)
+	if err = e.enterSandbox(ctx, n, info, s, fresh != nil); err != nil {
+		e.takeBack(ctx, n, info, fresh != nil)
 	}
 	return err
 }
@@ -378,8 +421,8 @@ func (v *content) reachesTwice(n netdriver.Network) error {
 	return nil
 }
 
-// enterSandbox asks the driver that acts, and converges the sandbox with the endpoint in it.
-func (e *endpointHandle) enterSandbox(ctx context.Context, n netdriver.Network, info endpoint.Info, s sandbox.Info) error {
+// enterSandbox asks the driver that acts, and converges the sandbox with the endpoint in it. make: the sandbox too, when it is not there.
+func (e *endpointHandle) enterSandbox(ctx context.Context, n netdriver.Network, info endpoint.Info, s sandbox.Info, make bool) error {
 	if e.c.mender.doubts(sandboxOwner(s.ID)) { // what an earlier call left undone may have the interface's name still
 		if err := e.c.converge(ctx, s.ID, nil, nil); err != nil {
 			return fmt.Errorf("finish what an earlier call left undone: %w", err)
@@ -391,6 +434,9 @@ func (e *endpointHandle) enterSandbox(ctx context.Context, n netdriver.Network, 
 	}
 	var others []*member
 	err = e.c.converge(ctx, s.ID, func(v *content) error {
+		if !v.known && make {
+			v.sandbox, v.known, v.made, v.dirty = s, true, true, true
+		}
 		if !v.known || v.sandbox.Deleting {
 			return fmt.Errorf("%w: the sandbox is being deleted", errdefs.ErrFailedPrecondition)
 		}
@@ -449,21 +495,24 @@ func canJoin(n netdriver.Network, s sandbox.Info) error {
 	return nil
 }
 
-// takeBack makes nothing joined after a Join that failed. The caller's context may be over.
-func (e *endpointHandle) takeBack(ctx context.Context, n netdriver.Network, info endpoint.Info) {
+// takeBack makes nothing joined after a Join that failed, and no sandbox if that was made for it. The caller's context may be over.
+func (e *endpointHandle) takeBack(ctx context.Context, n netdriver.Network, info endpoint.Info, made bool) {
 	ctx, cancel := afterwards(ctx)
 	defer cancel()
-	if err := e.exit(ctx, n, info); err != nil {
+	if err := e.exit(ctx, n, info, made); err != nil {
 		e.c.mender.later(sandboxOwner(info.Sandbox), err)
 	}
 }
 
-// exit converges the sandbox without the endpoint, and has a driver that acts let go of it.
-func (e *endpointHandle) exit(ctx context.Context, n netdriver.Network, info endpoint.Info) error {
+// exit converges the sandbox without the endpoint, and has a driver that acts let go of it. last: the sandbox ends with its last endpoint.
+func (e *endpointHandle) exit(ctx context.Context, n netdriver.Network, info endpoint.Info, last bool) error {
 	err := e.c.converge(ctx, info.Sandbox, func(v *content) error {
 		if m := v.member(e.id); m != nil {
 			clearPlace(&m.info)
 			m.dirty = true
+		}
+		if last {
+			return e.c.endEmpty(ctx, v)
 		}
 		return nil
 	}, nil)
@@ -551,7 +600,7 @@ func (e *endpointHandle) leave(ctx context.Context) error {
 		return err
 	}
 	if info.Sandbox != "" {
-		return e.exit(ctx, n, info)
+		return e.exit(ctx, n, info, false)
 	}
 	pending, err := e.heldIn(ctx)
 	if err != nil {
@@ -619,7 +668,7 @@ func (e *endpointHandle) remove(ctx context.Context, n netdriver.Network, info e
 		}
 	}
 	if info.Sandbox != "" {
-		if err := e.exit(ctx, n, info); err != nil {
+		if err := e.exit(ctx, n, info, false); err != nil {
 			return err
 		}
 		clearPlace(&info)
@@ -657,11 +706,12 @@ func (c *Controller) deleteEndpoint(ctx context.Context, n netdriver.Network, e 
 		}
 	}
 	err := surely(ctx, c.o.Run, func(tx datastore.Tx) error {
-		errs := []error{endpointTable(e.Network).Delete(tx, string(e.ID)), endpointNames(e.Network).free(tx, e.Spec.Name, string(e.ID))}
 		if e.Spec.For != "" {
-			errs = append(errs, memberTable(e.Spec.For).Delete(tx, string(e.ID)))
+			if err := memberTable(e.Spec.For).Delete(tx, string(e.ID)); err != nil {
+				return err
+			}
 		}
-		return errors.Join(errs...)
+		return erase(tx, e)
 	})
 	if err != nil {
 		return err
@@ -693,6 +743,9 @@ func (e *endpointHandle) update(ctx context.Context, change func(*endpoint.Spec)
 	from, to := info.Spec, info.Spec.Clone()
 	if err := change(&to); err != nil {
 		return err
+	}
+	if reflect.DeepEqual(from, to) && !e.c.mender.doubts(sandboxOwner(info.Sandbox)) {
+		return nil
 	}
 	to = to.Clone() // what the caller put in stays the caller's
 	if err := checkUpdate(from, to); err != nil {

@@ -351,6 +351,68 @@ func script(driver, path string) []op {
 	}
 }
 
+// foreign is a life cycle of what a front end like Docker asks for that moves the links itself.
+func foreign() []op {
+	ctx := context.Background()
+	http, _ := endpoint.ParsePort("8080:80")
+	box := sandbox.Spec{ID: sandbox.ID(id(3)), Name: "box", Namespace: sandbox.Origin{Foreign: true}}
+	var ops []op
+	add := func(name string, do func(m *machine) error) { ops = append(ops, op{name, do}) }
+	networks := []string{"blue", "red"}
+	for i, n := range networks {
+		add("create network "+n, func(m *machine) error {
+			_, err := m.CreateNetwork(ctx, sealane.NetworkSpec{ID: endpoint.NetworkID(id(i + 1)), Name: n, IPv6: true})
+			return err
+		})
+	}
+	for i, n := range networks {
+		add("create endpoint "+n, func(m *machine) error {
+			_, err := must(m.Network(ctx, n)).CreateEndpoint(ctx, endpoint.Spec{ID: endpoint.ID(id(i + 4)), Name: n, Gateway: endpoint.None, ByAddress: true})
+			return err
+		})
+		add("join "+n, func(m *machine) error {
+			_, err := m.JoinForeign(ctx, endpoint.NetworkID(id(i+1)), endpoint.ID(id(i+4)), box)
+			return err
+		})
+	}
+	add("publish", func(m *machine) error {
+		return m.Endpoint(endpoint.NetworkID(id(1)), endpoint.ID(id(4))).Update(ctx, func(s *endpoint.Spec) error {
+			s.Gateway, s.Publish = endpoint.On, []endpoint.PortBinding{http}
+			return nil
+		})
+	})
+	for i, n := range networks {
+		add("delete endpoint "+n, func(m *machine) error {
+			return m.DeleteForeign(ctx, endpoint.NetworkID(id(i+1)), endpoint.ID(id(i+4)))
+		})
+	}
+	add("find nothing", nothingForeign)
+	for _, n := range networks {
+		add("delete network "+n, func(m *machine) error { return must(m.Network(ctx, n)).Delete(ctx) })
+	}
+	return ops
+}
+
+// nothingForeign wants neither the sandbox nor an endpoint found by its address.
+func nothingForeign(m *machine) error {
+	for s, err := range m.Sandboxes(context.Background()) {
+		return errors.Join(fmt.Errorf("sandbox %s is left", s.Spec.Name), err)
+	}
+	for n, err := range m.Networks(context.Background()) {
+		if err != nil {
+			return err
+		}
+		for _, sub := range n.Subnets {
+			for _, a := range []netip.Addr{sub.Gateway.Addr().Next(), sub.Gateway.Addr().Next().Next()} {
+				if by, err := m.Holder(context.Background(), n.ID, a); err != nil || by != "" {
+					return fmt.Errorf("endpoint %s has %s: %w", by, a, err)
+				}
+			}
+		}
+	}
+	return nil
+}
+
 // must panics: a script runs only in states in which its look-ups succeed, and recovers where it may not.
 func must[T any](v T, err error) T {
 	if err != nil {
@@ -373,10 +435,13 @@ func call(o op, m *machine) (err error) {
 // life cycle. Then the world is as if nothing had failed, either before the call or after it, and calling again succeeds or says that all
 // is done.
 func TestFaultAtEveryTouch(t *testing.T) {
-	for _, test := range []struct{ name, driver, path string }{{"bridge", "bridge", ""}, {"on demand", "bridge on demand", ""}, {"acting", "acting", ""}, {"plugin", "plugged", ""}, {"theirs", "bridge", theirs}, {"overlay", "overlay", ""}} {
+	for _, test := range []struct{ name, driver, path string }{{"bridge", "bridge", ""}, {"on demand", "bridge on demand", ""}, {"acting", "acting", ""}, {"plugin", "plugged", ""}, {"theirs", "bridge", theirs}, {"overlay", "overlay", ""}, {"foreign", "", ""}} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel() // most of it is waiting
 			ops := script(test.driver, test.path)
+			if test.name == "foreign" {
+				ops = foreign()
+			}
 			want := []string{}
 			touches := []int{}
 			m := newMachine(t)

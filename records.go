@@ -62,6 +62,9 @@ func endpointNames(n endpoint.NetworkID) index {
 	return index("name/ep/" + datastore.Key(string(n)))
 }
 
+// holders are the endpoints of a network that are found by their addresses.
+func holders(n endpoint.NetworkID) index { return index("claim/" + datastore.Key(string(n))) }
+
 func (x index) key(name string) string { return string(x) + "/" + datastore.Key(name) }
 
 // get returns the id that name points to; "" when nobody has it.

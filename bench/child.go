@@ -25,7 +25,7 @@ import (
 
 // order is what the bench wants done.
 type order struct {
-	Do string // attach, detach, churn, publish, load, unload, prepare, restart, usage, ask, run, overhead, give, tell, flooded
+	Do string // attach, detach, churn, publish, load, unload, prepare, restart, usage, ask, run, overhead, cycle, give, tell, flooded
 	N  int    // how many
 	G  int    // by how many goroutines (churn); outstanding (ask)
 
@@ -36,7 +36,7 @@ type order struct {
 // result is what came of it.
 type result struct {
 	Each  []time.Duration // what each call took
-	Verbs []time.Duration // what a plugin's verbs took of each
+	Verbs [][]spent       // of a plugin, one list for each call
 	Total time.Duration   // from the first call until all devices are where they should be
 	Usage usage
 	Error string
@@ -200,7 +200,7 @@ func (s *server) do(o order) (result, error) {
 		}
 		each, total, err := a.Ask(o.N, max(o.G, 1))
 		return result{Each: each, Total: total}, err
-	case "run", "overhead":
+	case "run", "overhead", "cycle":
 		return s.plugin(o)
 	case "give", "tell", "flooded":
 		n, able := s.subject.(*names)
@@ -223,6 +223,8 @@ func (s *server) plugin(o order) (r result, err error) {
 		err = fmt.Errorf("it is no plugin")
 	case o.Do == "run":
 		r.Each, r.Verbs, err = p.Run(o.Network, o.Port, o.N)
+	case o.Do == "cycle":
+		r.Verbs, err = p.Cycle(o.N)
 	default:
 		r.Each, err = p.Overhead(o.N)
 	}

@@ -97,7 +97,7 @@ func (a addresses) RequestAddress(ctx context.Context, q ipam.AddressRequest) (i
 		if err != nil {
 			return ipam.Address{}, err
 		}
-		by, err := a.p.claimed(ctx, on, q.Address)
+		by, err := a.p.Controller.Holder(ctx, on, q.Address)
 		if err != nil {
 			return ipam.Address{}, err
 		}
@@ -126,7 +126,7 @@ func (a addresses) ReleaseAddress(ctx context.Context, id ipam.PoolID, address n
 		return err
 	}
 	if on != "" {
-		by, err := a.p.claimed(ctx, on, address)
+		by, err := a.p.Controller.Holder(ctx, on, address)
 		if err == nil && by != "" {
 			err = a.p.deleteEndpoint(ctx, on, by)
 		}

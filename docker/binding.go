@@ -3,7 +3,6 @@ package docker
 import (
 	"context"
 	"fmt"
-	"net/netip"
 
 	"github.com/containerd/errdefs"
 
@@ -19,11 +18,6 @@ type binding struct {
 }
 
 func bindings() datastore.Table[binding] { return datastore.Table[binding]{Dir: "docker"} }
-
-// claims say, in the run store, which endpoint has an address of a network.
-func claims(n endpoint.NetworkID) datastore.Table[endpoint.ID] {
-	return datastore.Table[endpoint.ID]{Dir: datastore.Key("claim", string(n))}
-}
 
 // bound finds the binding of a network of the engine's; found is false when there is none.
 func (p *Plugin) bound(ctx context.Context, docker string) (b binding, found bool, err error) {
@@ -71,53 +65,4 @@ func (p *Plugin) allBound(ctx context.Context) (all []binding, err error) {
 		return nil
 	})
 	return all, err
-}
-
-// claim makes addresses an endpoint's; AlreadyExists when one is another's.
-func (p *Plugin) claim(ctx context.Context, on endpoint.NetworkID, by endpoint.ID, addresses []netip.Prefix) error {
-	return p.Run.Update(ctx, func(tx datastore.Tx) error {
-		for _, a := range addresses {
-			has, err := claims(on).Get(tx, a.Addr().String())
-			if err != nil && !errdefs.IsNotFound(err) {
-				return err
-			}
-			if err == nil && has != by {
-				return fmt.Errorf("address %s: %w: endpoint %.12s has it", a.Addr(), errdefs.ErrAlreadyExists, has)
-			}
-			if err := claims(on).Put(tx, a.Addr().String(), by); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// disclaim gives up the claims that are an endpoint's.
-func (p *Plugin) disclaim(ctx context.Context, on endpoint.NetworkID, by endpoint.ID, addresses []netip.Prefix) error {
-	return p.Run.Update(ctx, func(tx datastore.Tx) error {
-		for _, a := range addresses {
-			has, err := claims(on).Get(tx, a.Addr().String())
-			if errdefs.IsNotFound(err) || err == nil && has != by {
-				continue
-			}
-			if err == nil {
-				err = claims(on).Delete(tx, a.Addr().String())
-			}
-			if err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// claimed finds the endpoint that has an address; "" none.
-func (p *Plugin) claimed(ctx context.Context, on endpoint.NetworkID, a netip.Addr) (by endpoint.ID, err error) {
-	err = p.Run.View(ctx, func(tx datastore.Tx) error {
-		if by, err = claims(on).Get(tx, a.String()); errdefs.IsNotFound(err) {
-			return nil
-		}
-		return err
-	})
-	return by, err
 }

@@ -3,8 +3,8 @@
 //
 // An engine knows networks, endpoints and sandboxes by ids of its own. A network of its is bound to one of ours by a record in the root
 // store (binding); ids of ours are hashed from its ids, so that a request that comes again finds what the first made. It asks for pools
-// and addresses before it says what for: those are the Controller's leases for front ends, and a claim in the run store says which
-// endpoint has come to have an address. It moves the link into the container and back by itself, which is sandbox.Origin's Foreign; all
+// and addresses before it says what for: those are the Controller's leases for front ends, and an endpoint that has come to have an
+// address is found by it. It moves the link into the container and back by itself, which is sandbox.Origin's Foreign; all
 // else is the same converge path as everybody's.
 package docker
 
@@ -19,6 +19,7 @@ import (
 
 	"github.com/sealane/sealane"
 	"github.com/sealane/sealane/datastore"
+	"github.com/sealane/sealane/endpoint"
 	"github.com/sealane/sealane/ipam"
 	"github.com/sealane/sealane/netdriver"
 )
@@ -43,9 +44,9 @@ type Options struct {
 // Plugin is one name under which engines find us. Safe for concurrent use.
 type Plugin struct {
 	Options
-	mu       sync.Mutex // guards joining
-	joining  map[string]*door
-	suspects map[string]time.Time // of the sweep, which is alone with it
+	mu       sync.Mutex                   // guards doors
+	doors    map[endpoint.NetworkID]*door // that somebody is in or waits for
+	suspects map[string]time.Time         // of the sweep, which is alone with it
 }
 
 // New makes a plugin. It does nothing by itself but Sweep.
@@ -63,7 +64,7 @@ func New(o Options) *Plugin {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Plugin{Options: o, joining: map[string]*door{}, suspects: map[string]time.Time{}}
+	return &Plugin{Options: o, doors: map[endpoint.NetworkID]*door{}, suspects: map[string]time.Time{}}
 }
 
 // Network is the plugin's network driver. It implements netdriver.ExternalConnector and netdriver.Informer.
@@ -88,19 +89,19 @@ func (p *Plugin) id(kind, theirs string) string {
 	return hex.EncodeToString(hash[:])
 }
 
-// door lets one at a time into a sandbox: what is joined to it, and whether it goes with its last endpoint.
+// door lets one at a time change who has the addresses of a shared network.
 type door struct {
 	users int
 	in    chan struct{}
 }
 
-// enter waits for the door of a sandbox until ctx ends.
-func (p *Plugin) enter(ctx context.Context, sandbox string) (leave func(), err error) {
+// enter waits for the door of a network until ctx ends.
+func (p *Plugin) enter(ctx context.Context, network endpoint.NetworkID) (leave func(), err error) {
 	p.mu.Lock()
-	d := p.joining[sandbox]
+	d := p.doors[network]
 	if d == nil {
 		d = &door{in: make(chan struct{}, 1)}
-		p.joining[sandbox] = d
+		p.doors[network] = d
 	}
 	d.users++
 	p.mu.Unlock()
@@ -108,7 +109,7 @@ func (p *Plugin) enter(ctx context.Context, sandbox string) (leave func(), err e
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if d.users--; d.users == 0 {
-			delete(p.joining, sandbox)
+			delete(p.doors, network)
 		}
 	}
 	select {

@@ -147,13 +147,10 @@ func (p *Plugin) call(ctx context.Context, end EngineEnd) error {
 		return err
 	}
 	names := namesOf(end)
-	e, info, err := p.endpoint(ctx, b.Network, endpoint.ID(p.id("endpoint", end.Endpoint)))
-	if err == nil && !slices.Equal(info.Spec.Aliases, names) {
-		err = e.Update(ctx, func(s *endpoint.Spec) error {
-			s.Aliases = names
-			return nil
-		})
-	}
+	err = p.Controller.Endpoint(b.Network, endpoint.ID(p.id("endpoint", end.Endpoint))).Update(ctx, func(s *endpoint.Spec) error {
+		s.Aliases = names
+		return nil
+	})
 	if errdefs.IsNotFound(err) || errdefs.IsFailedPrecondition(err) {
 		return nil
 	}

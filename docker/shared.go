@@ -190,13 +190,13 @@ func (a sharedAddresses) RequestAddress(ctx context.Context, q ipam.AddressReque
 		}
 		return ipam.Address{Prefix: sub.Gateway}, nil
 	}
-	open, err := a.p.enter(ctx, string(n.ID))
+	open, err := a.p.enter(ctx, n.ID)
 	if err != nil {
 		return ipam.Address{}, err
 	}
 	defer open()
 	if q.Address.IsValid() {
-		by, err := a.p.claimed(ctx, n.ID, q.Address)
+		by, err := a.p.Controller.Holder(ctx, n.ID, q.Address)
 		if err != nil {
 			return ipam.Address{}, err
 		}
@@ -217,7 +217,7 @@ func (p *Plugin) lease(ctx context.Context, n netdriver.Network, sub netdriver.S
 		return ipam.Address{}, err
 	}
 	six := sub.Pool.Subnet.Addr().Is6()
-	spec := endpoint.Spec{ID: endpoint.ID(p.id("lease", rand.Text())), NoIPv6: !six, Gateway: endpoint.None, Labels: map[string]string{labelLease: p.Name}}
+	spec := endpoint.Spec{ID: endpoint.ID(p.id("lease", rand.Text())), NoIPv6: !six, ByAddress: true, Gateway: endpoint.None, Labels: map[string]string{labelLease: p.Name}}
 	if want.IsValid() {
 		spec.Addresses = []netip.Prefix{netip.PrefixFrom(want, sub.Pool.Subnet.Bits())}
 	}
@@ -231,7 +231,7 @@ func (p *Plugin) lease(ctx context.Context, n netdriver.Network, sub netdriver.S
 	}
 	for _, got := range info.Addresses {
 		if sub.Pool.Subnet.Contains(got.Addr()) {
-			return ipam.Address{Prefix: got}, p.claim(ctx, n.ID, info.ID, []netip.Prefix{got})
+			return ipam.Address{Prefix: got}, nil
 		}
 	}
 	return ipam.Address{}, fmt.Errorf("network %s: %w: no address of %s", n.Name, errdefs.ErrResourceExhausted, sub.Pool.Subnet)
@@ -239,7 +239,7 @@ func (p *Plugin) lease(ctx context.Context, n netdriver.Network, sub netdriver.S
 
 // isLease says that an endpoint holds an address and is nothing else.
 func (p *Plugin) isLease(ctx context.Context, on endpoint.NetworkID, id endpoint.ID) bool {
-	_, info, err := p.endpoint(ctx, on, id)
+	info, err := p.Controller.Endpoint(on, id).Info(ctx)
 	return err == nil && info.Spec.Labels[labelLease] != ""
 }
 
@@ -252,7 +252,7 @@ func (a sharedAddresses) ReleaseAddress(ctx context.Context, id ipam.PoolID, add
 	if err != nil {
 		return err
 	}
-	by, err := a.p.claimed(ctx, n.ID, address)
+	by, err := a.p.Controller.Holder(ctx, n.ID, address)
 	if err != nil || by == "" {
 		return err
 	}
@@ -356,14 +356,14 @@ func (d sharedNetworks) CreateEndpoint(ctx context.Context, in netdriver.Input, 
 	if err != nil {
 		return netdriver.Interface{}, err
 	}
-	open, err := d.p.enter(ctx, string(b.Network))
+	open, err := d.p.enter(ctx, b.Network)
 	if err != nil {
 		return netdriver.Interface{}, err
 	}
 	defer open()
 	id := endpoint.ID(d.p.id("endpoint", string(e.ID)))
 	for _, a := range e.Addresses {
-		by, err := d.p.claimed(ctx, b.Network, a.Addr())
+		by, err := d.p.Controller.Holder(ctx, b.Network, a.Addr())
 		if err == nil && by != "" && by != id && d.p.isLease(ctx, b.Network, by) {
 			err = d.p.deleteEndpoint(ctx, b.Network, by)
 		}

@@ -191,7 +191,7 @@ func (s *sweep) used(ctx context.Context, l sealane.Leased) (func(ipam.Lease) bo
 				}
 			}
 		}
-		by, err := s.p.claimed(ctx, l.Network, a.Address.Addr())
+		by, err := s.p.Controller.Holder(ctx, l.Network, a.Address.Addr())
 		return err != nil || by != ""
 	}, err
 }
