@@ -39,8 +39,7 @@ type tuple struct {
 // flowCount is how many entries a namespace has.
 func flowCount(s *nlmsg.Socket) (n uint32, err error) {
 	var b nlmsg.Batch
-	b.Begin(unix.NFNL_SUBSYS_CTNETLINK<<8|ctGetStats, unix.NLM_F_ACK)
-	b.Raw(unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0)
+	b.Netfilter(unix.NFNL_SUBSYS_CTNETLINK<<8|ctGetStats, unix.NLM_F_ACK, unix.AF_UNSPEC, 0)
 	b.End()
 	err = s.Do(&b, func(_ uint16, p []byte) {
 		if v := nlmsg.Attr(p[headerLen:], ctaStatsEntries); len(v) == 4 {
@@ -53,8 +52,7 @@ func flowCount(s *nlmsg.Socket) (n uint32, err error) {
 // eachFlow reads all entries of a namespace.
 func eachFlow(s *nlmsg.Socket, do func(*flow)) error {
 	var b nlmsg.Batch
-	b.Begin(unix.NFNL_SUBSYS_CTNETLINK<<8|ctGet, unix.NLM_F_DUMP|unix.NLM_F_ACK)
-	b.Raw(unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0)
+	b.Netfilter(unix.NFNL_SUBSYS_CTNETLINK<<8|ctGet, unix.NLM_F_DUMP|unix.NLM_F_ACK, unix.AF_UNSPEC, 0)
 	b.End()
 	return s.Do(&b, func(_ uint16, p []byte) {
 		if len(p) < headerLen {
@@ -104,8 +102,7 @@ func parseTuple(p []byte) (t tuple) {
 
 // delete writes the message that ends exactly this flow: one that has the same addresses and began later has another id.
 func (f *flow) delete(b *nlmsg.Batch) {
-	b.Begin(unix.NFNL_SUBSYS_CTNETLINK<<8|ctDelete, unix.NLM_F_ACK)
-	b.Raw(f.family, unix.NFNETLINK_V0, 0, 0)
+	b.Netfilter(unix.NFNL_SUBSYS_CTNETLINK<<8|ctDelete, unix.NLM_F_ACK, f.family, 0)
 	b.Attr(ctaOriginal|unix.NLA_F_NESTED, f.exact)
 	b.Attr(ctaID, f.id)
 	if f.zone != nil {

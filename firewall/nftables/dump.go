@@ -14,8 +14,7 @@ const headerLen = 4 // struct nfgenmsg
 // request sends one message that asks for something and gives each answer's attributes to reply.
 func (t *table) request(family byte, typ, flags uint16, write func(*nlmsg.Batch), reply func(typ uint16, attrs []byte)) error {
 	var b nlmsg.Batch
-	b.Begin(typ, flags|unix.NLM_F_ACK)
-	b.Raw(family, unix.NFNETLINK_V0, 0, 0)
+	b.Netfilter(typ, flags|unix.NLM_F_ACK, family, 0)
 	write(&b)
 	b.End()
 	return t.socket.Do(&b, func(typ uint16, p []byte) {

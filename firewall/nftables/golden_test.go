@@ -98,8 +98,7 @@ func generation(t *testing.T, h *nstest.Host) (id uint32) {
 	}
 	defer s.Close()
 	var b nlmsg.Batch
-	b.Begin(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETGEN, unix.NLM_F_ACK)
-	b.Raw(unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0)
+	b.Netfilter(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETGEN, unix.NLM_F_ACK, unix.AF_UNSPEC, 0)
 	b.End()
 	const attrGenID = 1
 	if err := s.Do(&b, func(_ uint16, p []byte) { id = binary.BigEndian.Uint32(nlmsg.Attr(p[4:], attrGenID)) }); err != nil {

@@ -168,7 +168,7 @@ func (t *table) parseOpening(attrs []byte) (o opened, ours bool) {
 // open writes the messages that make openings, before whatever else is in their chain.
 func (tx *transaction) open(missing []opening) error {
 	for _, o := range missing {
-		tx.message(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE, o.family, 0)
+		tx.batch.NFT(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE, o.family)
 		tx.batch.String(unix.NFTA_RULE_TABLE, iptablesTable)
 		tx.batch.String(unix.NFTA_RULE_CHAIN, o.chain)
 		device := iif()
@@ -191,7 +191,7 @@ func (tx *transaction) open(missing []opening) error {
 // shut writes the messages that remove openings.
 func (tx *transaction) shut(surplus []opened) {
 	for _, o := range surplus {
-		tx.message(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_DELRULE, 0, o.family, 0)
+		tx.batch.NFT(unix.NFT_MSG_DELRULE, 0, o.family)
 		tx.batch.String(unix.NFTA_RULE_TABLE, iptablesTable)
 		tx.batch.String(unix.NFTA_RULE_CHAIN, o.chain)
 		tx.batch.Attr(unix.NFTA_RULE_HANDLE, o.handle)

@@ -103,7 +103,7 @@ func ambiguous(want map[string][]firewall.Redirect) error {
 // writeRedirects sends one transaction. With replace what was there goes, whether there was anything or not.
 func (t *table) writeRedirects(want map[string][]firewall.Redirect, replace bool) error {
 	b := &nlmsg.Batch{}
-	batchMark(b, unix.NFNL_MSG_BATCH_BEGIN)
+	b.BeginTransaction()
 	flags := uint16(unix.NLM_F_CREATE | unix.NLM_F_EXCL)
 	if replace {
 		t.redirectMessage(b, unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE)
@@ -130,7 +130,7 @@ func (t *table) writeRedirects(want map[string][]firewall.Redirect, replace bool
 		}
 	}
 	b.Acknowledge()
-	batchMark(b, unix.NFNL_MSG_BATCH_END)
+	b.EndTransaction()
 	return t.socket.Do(b, nil)
 }
 
@@ -141,17 +141,9 @@ func flagAck(last bool) uint16 {
 	return 0
 }
 
-// batchMark opens or closes a transaction.
-func batchMark(b *nlmsg.Batch, typ uint16) {
-	b.Begin(typ, 0)
-	b.Raw(unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, unix.NFNL_SUBSYS_NFTABLES)
-	b.End()
-}
-
 // redirectMessage opens a message about the table of redirects.
 func (t *table) redirectMessage(b *nlmsg.Batch, typ, flags uint16) {
-	b.Begin(unix.NFNL_SUBSYS_NFTABLES<<8|typ, flags)
-	b.Raw(unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0)
+	b.NFT(typ, flags, unix.NFPROTO_INET)
 	b.String(unix.NFTA_TABLE_NAME, t.redirectTable())
 }
 
@@ -172,23 +164,22 @@ func (t *table) portRule(b *nlmsg.Batch, note []byte, addr netip.Addr, address, 
 	t.redirectMessage(b, unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND)
 	b.String(unix.NFTA_RULE_CHAIN, redirectChain)
 	b.Nest(unix.NFTA_RULE_EXPRESSIONS | unix.NLA_F_NESTED)
-	metaLoad(b, unix.NFT_META_NFPROTO)
-	equals(b, []byte{unix.NFPROTO_IPV4})
-	payloadEquals(b, unix.NFT_PAYLOAD_NETWORK_HEADER, address, addr.AsSlice())
-	metaLoad(b, unix.NFT_META_L4PROTO)
-	expression(b, "range", func() {
+	b.MatchMeta(unix.NFT_META_NFPROTO, unix.NFPROTO_IPV4)
+	b.MatchPayload(unix.NFT_PAYLOAD_NETWORK_HEADER, address, addr.AsSlice()...)
+	b.LoadMeta(unix.NFT_META_L4PROTO)
+	b.Expression("range", func() {
 		b.Uint32BE(unix.NFTA_RANGE_SREG, unix.NFT_REG_1)
 		b.Uint32BE(unix.NFTA_RANGE_OP, unix.NFT_RANGE_EQ)
-		value(b, unix.NFTA_RANGE_FROM_DATA, []byte{unix.IPPROTO_TCP})
-		value(b, unix.NFTA_RANGE_TO_DATA, []byte{unix.IPPROTO_UDP})
+		b.Value(unix.NFTA_RANGE_FROM_DATA, unix.IPPROTO_TCP)
+		b.Value(unix.NFTA_RANGE_TO_DATA, unix.IPPROTO_UDP)
 	})
-	payloadEquals(b, unix.NFT_PAYLOAD_TRANSPORT_HEADER, port, binary.BigEndian.AppendUint16(nil, from))
-	expression(b, "notrack", func() {})
-	expression(b, "immediate", func() {
+	b.MatchPayload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, port, binary.BigEndian.AppendUint16(nil, from)...)
+	b.Expression("notrack", func() {})
+	b.Expression("immediate", func() {
 		b.Uint32BE(unix.NFTA_IMMEDIATE_DREG, unix.NFT_REG_1)
-		value(b, unix.NFTA_IMMEDIATE_DATA, binary.BigEndian.AppendUint16(nil, to))
+		b.Value(unix.NFTA_IMMEDIATE_DATA, binary.BigEndian.AppendUint16(nil, to)...)
 	})
-	expression(b, "payload", func() {
+	b.Expression("payload", func() {
 		b.Uint32BE(unix.NFTA_PAYLOAD_SREG, unix.NFT_REG_1)
 		b.Uint32BE(unix.NFTA_PAYLOAD_BASE, unix.NFT_PAYLOAD_TRANSPORT_HEADER)
 		b.Uint32BE(unix.NFTA_PAYLOAD_OFFSET, port)
@@ -200,47 +191,6 @@ func (t *table) portRule(b *nlmsg.Batch, note []byte, addr netip.Addr, address, 
 	b.EndNest()
 	b.Attr(attrRuleUserdata, note)
 	b.End()
-}
-
-func metaLoad(b *nlmsg.Batch, key uint32) {
-	expression(b, "meta", func() {
-		b.Uint32BE(unix.NFTA_META_DREG, unix.NFT_REG_1)
-		b.Uint32BE(unix.NFTA_META_KEY, key)
-	})
-}
-
-func payloadEquals(b *nlmsg.Batch, base, offset uint32, v []byte) {
-	expression(b, "payload", func() {
-		b.Uint32BE(unix.NFTA_PAYLOAD_DREG, unix.NFT_REG_1)
-		b.Uint32BE(unix.NFTA_PAYLOAD_BASE, base)
-		b.Uint32BE(unix.NFTA_PAYLOAD_OFFSET, offset)
-		b.Uint32BE(unix.NFTA_PAYLOAD_LEN, uint32(len(v)))
-	})
-	equals(b, v)
-}
-
-// equals ends a rule unless the register holds v.
-func equals(b *nlmsg.Batch, v []byte) {
-	expression(b, "cmp", func() {
-		b.Uint32BE(unix.NFTA_CMP_SREG, unix.NFT_REG_1)
-		b.Uint32BE(unix.NFTA_CMP_OP, unix.NFT_CMP_EQ)
-		value(b, unix.NFTA_CMP_DATA, v)
-	})
-}
-
-func value(b *nlmsg.Batch, typ uint16, v []byte) {
-	b.Nest(typ | unix.NLA_F_NESTED)
-	b.Attr(unix.NFTA_DATA_VALUE, v)
-	b.EndNest()
-}
-
-func expression(b *nlmsg.Batch, name string, data func()) {
-	b.Nest(unix.NFTA_LIST_ELEM | unix.NLA_F_NESTED)
-	b.String(unix.NFTA_EXPR_NAME, name)
-	b.Nest(unix.NFTA_EXPR_DATA | unix.NLA_F_NESTED)
-	data()
-	b.EndNest()
-	b.EndNest()
 }
 
 // dumpRedirects reads who has which redirects; one that lacks rules is none. A rule cannot be changed in place, so its comment is its word.

@@ -1,7 +1,6 @@
 package nftables
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -24,7 +23,6 @@ const (
 type transaction struct {
 	t     *table
 	batch nlmsg.Batch
-	last  int // where the last message begins
 	sets  uint32
 	// elements are those added and deleted, in the order of their messages, of which the first has the number first.
 	elements []element
@@ -35,16 +33,13 @@ type transaction struct {
 func (tx *transaction) begin() {
 	tx.batch.Reset()
 	tx.elements, tx.sets = tx.elements[:0], 0
-	tx.message(unix.NFNL_MSG_BATCH_BEGIN, 0, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES)
-	tx.batch.End()
+	tx.batch.BeginTransaction()
 }
 
 // commit sends it. The kernel's refusal of an element is a *refusal.
 func (tx *transaction) commit() error {
-	flags := tx.batch.Bytes()[tx.last+6:]
-	binary.NativeEndian.PutUint16(flags, binary.NativeEndian.Uint16(flags)|unix.NLM_F_ACK)
-	tx.message(unix.NFNL_MSG_BATCH_END, 0, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES)
-	tx.batch.End()
+	tx.batch.Acknowledge()
+	tx.batch.EndTransaction()
 	err := tx.t.socket.Do(&tx.batch, nil)
 	var refused *nlmsg.Error
 	if !errors.As(err, &refused) {
@@ -65,16 +60,9 @@ type refusal struct {
 func (r *refusal) Error() string { return fmt.Sprintf("%s: %v", &r.element, r.err) }
 func (r *refusal) Unwrap() error { return r.err }
 
-// message opens a message of nfnetlink; resource goes in network order.
-func (tx *transaction) message(typ, flags uint16, family byte, resource uint16) {
-	tx.last = tx.batch.Size()
-	tx.batch.Begin(typ, flags)
-	tx.batch.Raw(family, unix.NFNETLINK_V0, byte(resource>>8), byte(resource))
-}
-
 // nft opens a message of nf_tables about our table, whose name is the first attribute of all of them.
 func (tx *transaction) nft(typ, flags uint16) {
-	tx.message(unix.NFNL_SUBSYS_NFTABLES<<8|typ, flags, unix.NFPROTO_INET, 0)
+	tx.batch.NFT(typ, flags, unix.NFPROTO_INET)
 	tx.batch.String(unix.NFTA_TABLE_NAME, tx.t.name)
 }
 
@@ -102,9 +90,9 @@ func (tx *transaction) element(e *element, whole bool) {
 	b.String(unix.NFTA_SET_ELEM_LIST_SET, d.name)
 	b.Nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS | unix.NLA_F_NESTED)
 	b.Nest(unix.NFTA_LIST_ELEM | unix.NLA_F_NESTED)
-	tx.value(unix.NFTA_SET_ELEM_KEY, e.key[:size(d.key)])
+	b.Value(unix.NFTA_SET_ELEM_KEY, e.key[:size(d.key)]...)
 	if d.interval {
-		tx.value(attrElemKeyEnd, e.end[:size(d.key)])
+		b.Value(attrElemKeyEnd, e.end[:size(d.key)]...)
 	}
 	if whole {
 		tx.data(e, d.data)
@@ -114,12 +102,6 @@ func (tx *transaction) element(e *element, whole bool) {
 	}
 	b.EndNest()
 	b.EndNest()
-}
-
-func (tx *transaction) value(typ uint16, p []byte) {
-	tx.batch.Nest(typ | unix.NLA_F_NESTED)
-	tx.batch.Attr(unix.NFTA_DATA_VALUE, p)
-	tx.batch.EndNest()
 }
 
 func (tx *transaction) data(e *element, fields []field) {
@@ -134,7 +116,7 @@ func (tx *transaction) data(e *element, fields []field) {
 		tx.batch.EndNest()
 		tx.batch.EndNest()
 	default:
-		tx.value(unix.NFTA_SET_ELEM_DATA, e.data[:size(fields)])
+		tx.batch.Value(unix.NFTA_SET_ELEM_DATA, e.data[:size(fields)]...)
 	}
 }
 

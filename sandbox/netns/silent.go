@@ -67,11 +67,11 @@ func (n *Namespace) unsilence() error {
 	}
 	defer s.Close()
 	var b nlmsg.Batch
-	batchMark(&b, unix.NFNL_MSG_BATCH_BEGIN)
-	beginNFT(&b, unix.NFT_MSG_DELTABLE, unix.NLM_F_ACK)
+	b.BeginTransaction()
+	b.NFT(unix.NFT_MSG_DELTABLE, unix.NLM_F_ACK, unix.NFPROTO_IPV6)
 	b.String(unix.NFTA_TABLE_NAME, silentTable)
 	b.End()
-	batchMark(&b, unix.NFNL_MSG_BATCH_END)
+	b.EndTransaction()
 	if err := s.Do(&b, nil); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove table %s: %w", silentTable, err)
 	}
@@ -100,11 +100,11 @@ func linkLocal(mac net.HardwareAddr) netip.Prefix {
 // writeSilentTable is `nft add table ip6 sealane-silent; nft add chain … { type filter hook output priority filter; }; nft add rule …
 // icmpv6 type mld2-listener-report drop`.
 func writeSilentTable(b *nlmsg.Batch) {
-	batchMark(b, unix.NFNL_MSG_BATCH_BEGIN)
-	beginNFT(b, unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	b.BeginTransaction()
+	b.NFT(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, unix.NFPROTO_IPV6)
 	b.String(unix.NFTA_TABLE_NAME, silentTable)
 	b.End()
-	beginNFT(b, unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE)
+	b.NFT(unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, unix.NFPROTO_IPV6)
 	b.String(unix.NFTA_CHAIN_TABLE, silentTable)
 	b.String(unix.NFTA_CHAIN_NAME, silentChain)
 	b.Nest(unix.NFTA_CHAIN_HOOK | unix.NLA_F_NESTED)
@@ -113,23 +113,13 @@ func writeSilentTable(b *nlmsg.Batch) {
 	b.EndNest()
 	b.String(unix.NFTA_CHAIN_TYPE, "filter")
 	b.End()
-	beginNFT(b, unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND|unix.NLM_F_ACK)
+	b.NFT(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND|unix.NLM_F_ACK, unix.NFPROTO_IPV6)
 	b.String(unix.NFTA_RULE_TABLE, silentTable)
 	b.String(unix.NFTA_RULE_CHAIN, silentChain)
 	b.Nest(unix.NFTA_RULE_EXPRESSIONS | unix.NLA_F_NESTED)
-	expression(b, "meta", func() {
-		b.Uint32BE(unix.NFTA_META_DREG, unix.NFT_REG_1)
-		b.Uint32BE(unix.NFTA_META_KEY, unix.NFT_META_L4PROTO)
-	})
-	compare(b, unix.IPPROTO_ICMPV6)
-	expression(b, "payload", func() {
-		b.Uint32BE(unix.NFTA_PAYLOAD_DREG, unix.NFT_REG_1)
-		b.Uint32BE(unix.NFTA_PAYLOAD_BASE, unix.NFT_PAYLOAD_TRANSPORT_HEADER)
-		b.Uint32BE(unix.NFTA_PAYLOAD_OFFSET, 0)
-		b.Uint32BE(unix.NFTA_PAYLOAD_LEN, 1)
-	})
-	compare(b, mldReport)
-	expression(b, "immediate", func() {
+	b.MatchMeta(unix.NFT_META_L4PROTO, unix.IPPROTO_ICMPV6)
+	b.MatchPayload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 0, mldReport)
+	b.Expression("immediate", func() {
 		b.Uint32BE(unix.NFTA_IMMEDIATE_DREG, unix.NFT_REG_VERDICT)
 		b.Nest(unix.NFTA_IMMEDIATE_DATA | unix.NLA_F_NESTED)
 		b.Nest(unix.NFTA_DATA_VERDICT | unix.NLA_F_NESTED)
@@ -139,38 +129,5 @@ func writeSilentTable(b *nlmsg.Batch) {
 	})
 	b.EndNest()
 	b.End()
-	batchMark(b, unix.NFNL_MSG_BATCH_END)
-}
-
-// compare ends a rule unless the byte in the register is v.
-func compare(b *nlmsg.Batch, v byte) {
-	expression(b, "cmp", func() {
-		b.Uint32BE(unix.NFTA_CMP_SREG, unix.NFT_REG_1)
-		b.Uint32BE(unix.NFTA_CMP_OP, unix.NFT_CMP_EQ)
-		b.Nest(unix.NFTA_CMP_DATA | unix.NLA_F_NESTED)
-		b.Attr(unix.NFTA_DATA_VALUE, []byte{v})
-		b.EndNest()
-	})
-}
-
-func expression(b *nlmsg.Batch, name string, data func()) {
-	b.Nest(unix.NFTA_LIST_ELEM | unix.NLA_F_NESTED)
-	b.String(unix.NFTA_EXPR_NAME, name)
-	b.Nest(unix.NFTA_EXPR_DATA | unix.NLA_F_NESTED)
-	data()
-	b.EndNest()
-	b.EndNest()
-}
-
-// beginNFT opens a message of nf_tables about the IPv6 family.
-func beginNFT(b *nlmsg.Batch, typ, flags uint16) {
-	b.Begin(unix.NFNL_SUBSYS_NFTABLES<<8|typ, flags)
-	b.Raw(unix.NFPROTO_IPV6, unix.NFNETLINK_V0, 0, 0)
-}
-
-// batchMark opens or closes a transaction.
-func batchMark(b *nlmsg.Batch, typ uint16) {
-	b.Begin(typ, 0)
-	b.Raw(unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, unix.NFNL_SUBSYS_NFTABLES)
-	b.End()
+	b.EndTransaction()
 }
