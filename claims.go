@@ -35,23 +35,10 @@ func (c *Controller) ownSpace(ctx context.Context, n netdriver.Network, s IPAM, 
 
 // enterShared writes a new network with all that it claims.
 func (c *Controller) enterShared(tx datastore.Tx, n netdriver.Network, s IPAM, d netdriver.Driver) error {
-	old, found, err := maybe(networkTable().Get(tx, string(n.ID)))
-	if err != nil {
+	if err := enterNetwork(tx, &n, d); err != nil {
 		return err
 	}
-	if found && !old.Created.Equal(n.Created) {
-		return taken(n, old)
-	}
-	if err := networkNames.claim(tx, n.Name, string(n.ID)); err != nil {
-		return err
-	}
-	if err := c.claimPools(tx, n, s); err != nil {
-		return err
-	}
-	if n.Number, err = claimNumber(tx, n, d); err != nil {
-		return err
-	}
-	return networkTable().Put(tx, string(n.ID), n)
+	return c.claimPools(tx, n, s)
 }
 
 // spaceOf is the address space of a pool: its id is the driver's own, and what drivers put first in it.
@@ -109,17 +96,14 @@ func claimNumber(tx datastore.Tx, n netdriver.Network, d netdriver.Driver) (uint
 		holder[name] = string(id)
 	}
 	free := uint32(0)
-	for number := first; number <= last && number >= first; number++ {
-		switch holder[strconv.FormatUint(uint64(number), 10)] {
+	for number := uint64(first); number <= uint64(last); number++ {
+		switch holder[strconv.FormatUint(number, 10)] {
 		case string(n.ID):
-			return number, nil
+			return uint32(number), nil
 		case "":
 			if free == 0 {
-				free = number
+				free = uint32(number)
 			}
-		}
-		if number == last {
-			break
 		}
 	}
 	if free == 0 {

@@ -202,26 +202,28 @@ func (c *Controller) establish(ctx context.Context, n netdriver.Network, d netdr
 	if err := c.tryPlan(ctx, n, d); err != nil {
 		return err
 	}
-	err := c.o.Root.Update(ctx, func(tx datastore.Tx) error {
-		old, found, err := maybe(networkTable().Get(tx, string(n.ID)))
-		if err != nil {
-			return err
-		}
-		if found && !old.Created.Equal(n.Created) {
-			return taken(n, old)
-		}
-		if err := networkNames.claim(tx, n.Name, string(n.ID)); err != nil {
-			return err
-		}
-		if n.Number, err = claimNumber(tx, n, d); err != nil {
-			return err
-		}
-		return networkTable().Put(tx, string(n.ID), n)
-	})
-	if err != nil {
+	if err := c.o.Root.Update(ctx, func(tx datastore.Tx) error { return enterNetwork(tx, &n, d) }); err != nil {
 		return err
 	}
 	return c.convergeNetwork(ctx, n, nil)
+}
+
+// enterNetwork writes a new network, with its name and the number that it is given here.
+func enterNetwork(tx datastore.Tx, n *netdriver.Network, d netdriver.Driver) error {
+	old, found, err := maybe(networkTable().Get(tx, string(n.ID)))
+	if err != nil {
+		return err
+	}
+	if found && !old.Created.Equal(n.Created) {
+		return taken(*n, old)
+	}
+	if err := networkNames.claim(tx, n.Name, string(n.ID)); err != nil {
+		return err
+	}
+	if n.Number, err = claimNumber(tx, *n, d); err != nil {
+		return err
+	}
+	return networkTable().Put(tx, string(n.ID), *n)
 }
 
 // abandon takes back what createNetwork came to: the same way as Delete. The caller's context may be over.
