@@ -56,7 +56,7 @@ func InterfaceSysctls(e endpoint.Info, ipv6 bool) ([]sandbox.Sysctl, error) {
 }
 
 // BoundTo are the host addresses, one a family, that a port is published at which names host, or nothing (the zero Addr): then it is the
-// network's binding, unless that is zero or 0.0.0.0, which means all addresses of both families. six says whether the endpoint has an IPv6
+// network's binding, or all addresses of both families when that is zero too. six says whether the endpoint has an IPv6
 // address: nothing translates IPv6 to IPv4.
 func BoundTo(host, binding netip.Addr, six bool) []netip.Addr {
 	all4, all6 := netip.IPv4Unspecified(), netip.IPv6Unspecified()
@@ -65,7 +65,7 @@ func BoundTo(host, binding netip.Addr, six bool) []netip.Addr {
 		return []netip.Addr{all4}
 	case host.IsValid():
 		return []netip.Addr{host}
-	case binding.IsValid() && binding != all4:
+	case binding.IsValid():
 		return []netip.Addr{binding}
 	}
 	return []netip.Addr{all4, all6}

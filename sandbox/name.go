@@ -25,3 +25,7 @@ func CheckLinkName(name string) error {
 	}
 	return fmt.Errorf("interface name %q: %s: %w", name, why, errdefs.ErrInvalidArgument)
 }
+
+// CheckLinkPrefix is CheckLinkName for what begins the names of a sandbox's interfaces: there must be room for a number below 1,024, since a
+// bridge has no more ports.
+func CheckLinkPrefix(prefix string) error { return CheckLinkName(prefix + "1023") }

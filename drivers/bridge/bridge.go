@@ -40,10 +40,7 @@ func (driver) SkipGateway(_ context.Context, labels map[string]string) (skip4, s
 
 // Binding is the option host_binding_ipv4.
 func (driver) Binding(n netdriver.Network) netip.Addr {
-	o, err := ParseOptions(n.Options)
-	if err != nil || o.Binding == netip.IPv4Unspecified() { // of bad options nothing was made
-		return netip.Addr{}
-	}
+	o, _ := ParseOptions(n.Options) // of bad ones nothing was made
 	return o.Binding
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/sealane/sealane/firewall/nftables"
 	"github.com/sealane/sealane/internal/nstest"
 	"github.com/sealane/sealane/netdriver"
+	"github.com/sealane/sealane/netdriver/drivertest"
 	"github.com/sealane/sealane/sandbox"
 	"github.com/sealane/sealane/sandbox/netns"
 )
@@ -118,9 +119,9 @@ func TestKernel(t *testing.T) {
 	r, in := newRoom(t, host), blue(nil)
 	plan, err := bridge.New().CreateNetwork(t.Context(), in)
 	r.do("net/"+string(in.Network.ID), plan, err)
-	server := web()
-	server.Ports = ports(t, "8080:80")
-	client := web()
+	server := drivertest.Web()
+	server.Ports = drivertest.Ports(t, "8080:80")
+	client := drivertest.Web()
 	client.ID, client.Spec.Name, client.Nonce = "e2", "db", "66778899aabb"
 	client.Addresses = []netip.Prefix{netip.MustParsePrefix("10.1.0.3/24"), netip.MustParsePrefix("fd00:1::3/64")}
 	client.MAC = endpoint.MAC(client.Addresses[0].Addr())

@@ -19,7 +19,7 @@ type Options struct {
 	NoICC        bool          // endpoints do not reach each other
 	NoAddress4   bool          // the bridge gets no IPv4 address (Docker's inhibit_ipv4): another router has it
 	Prefix       string        // of interface names in sandboxes; "": eth
-	Binding      netip.Addr    // host address of ports published without one, IPv4; zero or 0.0.0.0: all, of both families
+	Binding      netip.Addr    // host address of ports published without one, IPv4; zero: all, of both families
 	Mode4, Mode6 firewall.Mode // "": NAT
 	SNAT4, SNAT6 netip.Addr    // source of what leaves; zero: masquerade
 	Trusted      []string      // host interfaces from which endpoints are reached at their own address
@@ -52,7 +52,7 @@ func table() labels.Table[Options] {
 		labels.Value("iface_prefix", docker+"container_iface_prefix", "the beginning of an interface name, at most 11 bytes",
 			func(o *O) *string { return &o.Prefix }, linkPrefix, labels.Text),
 		labels.Value("host_binding_ipv4", docker+"bridge.host_binding_ipv4", "an IPv4 address",
-			func(o *O) *netip.Addr { return &o.Binding }, labels.IPv4, labels.WriteAddr),
+			func(o *O) *netip.Addr { return &o.Binding }, labels.Binding, labels.WriteAddr),
 		labels.Value("gateway_mode_ipv4", docker+"bridge.gateway_mode_ipv4", modes, func(o *O) *firewall.Mode { return &o.Mode4 }, mode, modeText),
 		labels.Value("gateway_mode_ipv6", docker+"bridge.gateway_mode_ipv6", modes, func(o *O) *firewall.Mode { return &o.Mode6 }, mode, modeText),
 		labels.Value("host_ipv4", docker+"host_ipv4", "an IPv4 address", func(o *O) *netip.Addr { return &o.SNAT4 }, labels.OneHost(labels.IPv4), labels.WriteAddr),
@@ -64,8 +64,7 @@ func table() labels.Table[Options] {
 
 func linkName(s string) (string, error) { return s, sandbox.CheckLinkName(s) }
 
-// linkPrefix leaves room for the numbers of a network's 1,023 endpoints.
-func linkPrefix(s string) (string, error) { return s, sandbox.CheckLinkName(s + "1023") }
+func linkPrefix(s string) (string, error) { return s, sandbox.CheckLinkPrefix(s) }
 
 func linkNames(s string) ([]string, error) {
 	names := strings.Split(s, ":")

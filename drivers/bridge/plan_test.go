@@ -15,54 +15,21 @@ import (
 	"github.com/sealane/sealane/drivers/bridge"
 	"github.com/sealane/sealane/endpoint"
 	"github.com/sealane/sealane/firewall"
-	"github.com/sealane/sealane/ipam"
 	"github.com/sealane/sealane/netdriver"
 	"github.com/sealane/sealane/netdriver/drivertest"
 )
 
 var update = flag.Bool("update", false, "write testdata")
 
-func subnet(prefix, gateway string) netdriver.Subnet {
-	s := netdriver.Subnet{Pool: ipam.Pool{Subnet: netip.MustParsePrefix(prefix)}}
-	if gateway != "" {
-		s.Gateway = netip.MustParsePrefix(gateway)
-	}
-	return s
-}
-
 // blue is a network of both families on a host like most.
 func blue(options map[string]string) netdriver.Input {
 	return netdriver.Input{
 		Network: netdriver.Network{
 			ID: endpoint.NetworkID("0123456789ab" + strings.Repeat("f", 52)), Name: "blue", Driver: "bridge", Options: options,
-			Subnets: []netdriver.Subnet{subnet("10.1.0.0/24", "10.1.0.1/24"), subnet("fd00:1::/64", "fd00:1::1/64")},
+			Subnets: []netdriver.Subnet{drivertest.Subnet("10.1.0.0/24", "10.1.0.1/24"), drivertest.Subnet("fd00:1::/64", "fd00:1::1/64")},
 		},
 		Host: netdriver.Host{MTU: 1500, Features: map[string]bool{"ipv6": true, "bridge-nf-call": false}},
 	}
-}
-
-func web() endpoint.Info {
-	return endpoint.Info{
-		ID:        endpoint.ID("e1" + strings.Repeat("a", 62)),
-		Spec:      endpoint.Spec{Name: "web"},
-		Addresses: []netip.Prefix{netip.MustParsePrefix("10.1.0.2/24"), netip.MustParsePrefix("fd00:1::2/64")},
-		MAC:       net.HardwareAddr{2, 0x42, 10, 1, 0, 2},
-		Nonce:     "001122334455",
-		Key:       "/run/sealane/netns/web",
-	}
-}
-
-func ports(t *testing.T, specs ...string) []endpoint.PortBinding {
-	t.Helper()
-	var all []endpoint.PortBinding
-	for _, s := range specs {
-		b, err := endpoint.ParsePort(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, b)
-	}
-	return all
 }
 
 func TestPlanNetwork(t *testing.T) {
@@ -122,7 +89,7 @@ func TestPlanEndpoint(t *testing.T) {
 		},
 		"foreign": func(_ *testing.T, _ *netdriver.Input, e *endpoint.Info) { e.Key = "" },
 		"internal": func(t *testing.T, in *netdriver.Input, e *endpoint.Info) {
-			in.Network.Internal, e.Ports = true, ports(t, "8080:80")
+			in.Network.Internal, e.Ports = true, drivertest.Ports(t, "8080:80")
 		},
 		"hairpin-announce": func(_ *testing.T, in *netdriver.Input, e *endpoint.Info) {
 			in.Host.Features["bridge-nf-call"], e.Announce = true, true
@@ -136,19 +103,19 @@ func TestPlanEndpoint(t *testing.T) {
 			in.Network.Subnets[0].Aux = map[string]netip.Addr{"DefaultGatewayIPv4": netip.MustParseAddr("10.1.0.254")}
 		},
 		"ports": func(t *testing.T, _ *netdriver.Input, e *endpoint.Info) {
-			e.Ports = ports(t, "8080:80", "127.0.0.1:9090:90/udp", "[::1]:9090:90/udp", "[::]:7000-7009:70-79", "192.0.2.2:5000:5000/sctp")
+			e.Ports = drivertest.Ports(t, "8080:80", "127.0.0.1:9090:90/udp", "[::1]:9090:90/udp", "[::]:7000-7009:70-79", "192.0.2.2:5000:5000/sctp")
 		},
 		"ports-ipv4": func(t *testing.T, in *netdriver.Input, e *endpoint.Info) {
 			in.Network.Subnets, e.Addresses = in.Network.Subnets[:1], e.Addresses[:1]
-			e.Ports = ports(t, "8080:80", "[::]:8081:81", "[::1]:8082:82")
+			e.Ports = drivertest.Ports(t, "8080:80", "[::]:8081:81", "[::1]:8082:82")
 		},
 		"ports-default-binding": func(t *testing.T, in *netdriver.Input, e *endpoint.Info) {
 			in.Network.Options = map[string]string{"com.docker.network.bridge.host_binding_ipv4": "127.0.0.1"}
-			e.Ports = ports(t, "8080:80", "0.0.0.0:8081:81", "[::]:8082:82")
+			e.Ports = drivertest.Ports(t, "8080:80", "0.0.0.0:8081:81", "[::]:8082:82")
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			in, e := blue(nil), web()
+			in, e := blue(nil), drivertest.Web()
 			change(t, &in, &e)
 			plan, err := bridge.New().Join(t.Context(), in, e)
 			if err != nil {
@@ -165,8 +132,10 @@ func TestPlanRefuses(t *testing.T) {
 		kind   func(error) bool
 		says   string
 	}{
-		"no subnet":           {func(in *netdriver.Input, _ *endpoint.Info) { in.Network.Subnets = nil }, errdefs.IsInvalidArgument, "needs a subnet"},
-		"two of a family":     {func(in *netdriver.Input, _ *endpoint.Info) { in.Network.Subnets[1] = subnet("10.2.0.0/24", "") }, errdefs.IsInvalidArgument, "10.2.0.0/24"},
+		"no subnet": {func(in *netdriver.Input, _ *endpoint.Info) { in.Network.Subnets = nil }, errdefs.IsInvalidArgument, "needs a subnet"},
+		"two of a family": {func(in *netdriver.Input, _ *endpoint.Info) {
+			in.Network.Subnets[1] = drivertest.Subnet("10.2.0.0/24", "")
+		}, errdefs.IsInvalidArgument, "10.2.0.0/24"},
 		"a host without IPv6": {func(in *netdriver.Input, _ *endpoint.Info) { in.Host.Features["ipv6"] = false }, errdefs.IsFailedPrecondition, "no IPv6"},
 		"a small MTU": {func(in *netdriver.Input, _ *endpoint.Info) { in.Network.Options = bridge.Options{MTU: 1279}.Labels() },
 			errdefs.IsInvalidArgument, "1280"},
@@ -191,7 +160,7 @@ func TestPlanRefuses(t *testing.T) {
 		"a nonce with a path": {func(_ *netdriver.Input, e *endpoint.Info) { e.Nonce = "../../../../" }, errdefs.IsInvalidArgument, "nonce"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			in, e := blue(nil), web()
+			in, e := blue(nil), drivertest.Web()
 			c.change(&in, &e)
 			_, err := bridge.New().Join(t.Context(), in, e)
 			if err == nil {
@@ -205,12 +174,8 @@ func TestPlanRefuses(t *testing.T) {
 }
 
 func TestDriver(t *testing.T) {
-	db := web()
-	db.ID, db.Spec.Name, db.Nonce = endpoint.ID("e2"+strings.Repeat("b", 62)), "db", "66778899aabb"
-	db.Addresses = []netip.Prefix{netip.MustParsePrefix("10.1.0.3/24"), netip.MustParsePrefix("fd00:1::3/64")}
-	db.MAC = endpoint.MAC(db.Addresses[0].Addr())
-	first := web()
-	first.Ports, db.Ports = ports(t, "8080:80", "8443:443/udp"), ports(t, "8081:80")
+	first, db := drivertest.Web(), drivertest.DB()
+	first.Ports, db.Ports = drivertest.Ports(t, "8080:80", "8443:443/udp"), drivertest.Ports(t, "8081:80")
 	drivertest.Run(t, func(testing.TB) netdriver.Driver { return bridge.New() }, drivertest.Fixtures{
 		Input: blue(nil), Endpoints: []endpoint.Info{first, db},
 		Bad: []drivertest.Bad{
@@ -234,6 +199,8 @@ func TestDriver(t *testing.T) {
 		},
 	})
 }
+
+func TestBinding(t *testing.T) { drivertest.RunBinding(t, bridge.New()) }
 
 func TestCheckChange(t *testing.T) {
 	driver := bridge.New().(netdriver.Changer)

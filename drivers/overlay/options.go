@@ -17,7 +17,7 @@ type Options struct {
 	MTU                int          // bytes, at most; 0: what the underlay carries
 	Flood              bool         // what is for many or for all goes to the other hosts too, by a packet to each (RFC 7348, section 4.2, without a multicast group)
 	Prefix             string       // of interface names in sandboxes; "": eth
-	Binding            netip.Addr   // host address of ports published without one, IPv4; zero or 0.0.0.0: all, of both families
+	Binding            netip.Addr   // host address of ports published without one, IPv4; zero: all, of both families
 	SNAT4, SNAT6       netip.Addr   // source of what leaves; zero: masquerade
 	Transit4, Transit6 netip.Prefix // pools for the link between host and network, of which a network takes the pair of addresses with the number of its VNI; a /31 or /127 is that pair. Zero: 169.254.64.0/18, fd73:6561:6c61::/64
 }
@@ -79,7 +79,7 @@ func table() labels.Table[Options] {
 		labels.Value("iface_prefix", docker+"container_iface_prefix", "the beginning of an interface name, at most 11 bytes",
 			func(o *O) *string { return &o.Prefix }, readPrefix, labels.Text),
 		labels.Value("host_binding_ipv4", docker+"bridge.host_binding_ipv4", "an IPv4 address",
-			func(o *O) *netip.Addr { return &o.Binding }, labels.IPv4, labels.WriteAddr),
+			func(o *O) *netip.Addr { return &o.Binding }, labels.Binding, labels.WriteAddr),
 		labels.Value("host_ipv4", docker+"host_ipv4", "an IPv4 address", func(o *O) *netip.Addr { return &o.SNAT4 },
 			labels.OneHost(labels.IPv4), labels.WriteAddr),
 		labels.Value("host_ipv6", docker+"host_ipv6", "an IPv6 address", func(o *O) *netip.Addr { return &o.SNAT6 },
@@ -110,8 +110,7 @@ func readPort(s string) (int, error) {
 	return int(port), err
 }
 
-// readPrefix leaves room for the numbers of a bridge's 1,023 ports.
-func readPrefix(s string) (string, error) { return s, sandbox.CheckLinkName(s + "1023") }
+func readPrefix(s string) (string, error) { return s, sandbox.CheckLinkPrefix(s) }
 
 func readPool4(s string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(s)

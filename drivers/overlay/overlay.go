@@ -24,6 +24,7 @@ package overlay
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/containerd/errdefs"
@@ -31,7 +32,7 @@ import (
 	"github.com/sealane/sealane/netdriver"
 )
 
-// New makes the driver. It implements netdriver.Numbered and netdriver.Changer.
+// New makes the driver. It implements netdriver.Numbered, netdriver.Binder and netdriver.Changer.
 func New() netdriver.Driver { return driver{netdriver.Planned(planner{})} }
 
 type driver struct{ netdriver.Driver }
@@ -44,6 +45,12 @@ func (driver) Numbers(n netdriver.Network) (first, last uint32, option string, e
 	}
 	vnis := o.vnis()
 	return vnis.First, vnis.Last, "vni", nil
+}
+
+// Binding is the option host_binding_ipv4.
+func (driver) Binding(n netdriver.Network) netip.Addr {
+	o, _ := ParseOptions(n.Options) // of bad ones nothing was made
+	return o.Binding
 }
 
 // CheckChange lets what each host can follow alone change: MTU, prefix, addresses of published ports and of what leaves, transit. Subnets

@@ -17,6 +17,7 @@ import (
 	"github.com/sealane/sealane/firewall/nftables"
 	"github.com/sealane/sealane/internal/nstest"
 	"github.com/sealane/sealane/netdriver"
+	"github.com/sealane/sealane/netdriver/drivertest"
 	"github.com/sealane/sealane/sandbox"
 	"github.com/sealane/sealane/sandbox/netns"
 )
@@ -277,7 +278,7 @@ func net1(id byte, vni uint32, subnets ...netdriver.Subnet) netdriver.Network {
 }
 
 func dual() []netdriver.Subnet {
-	return []netdriver.Subnet{subnet("10.1.0.0/24", "10.1.0.1/24"), subnet("fd00:1::/64", "fd00:1::1/64")}
+	return []netdriver.Subnet{drivertest.Subnet("10.1.0.0/24", "10.1.0.1/24"), drivertest.Subnet("fd00:1::/64", "fd00:1::1/64")}
 }
 
 // Two hosts, two networks with the same subnets, either family underneath: who is on one network reaches each other, the gateway and the
@@ -292,9 +293,9 @@ func TestTwoHosts(t *testing.T) {
 				s.network(blue)
 				s.network(red)
 			}
-			a1 := a.join(blue, ports(t, "8080:80"), "10.1.0.2/24", "fd00:1::2/64")
-			b1 := b.join(blue, ports(t, "8080:80"), "10.1.0.3/24", "fd00:1::3/64")
-			a2 := a.join(red, ports(t, "8081:80"), "10.1.0.2/24", "fd00:1::2/64") // the addresses of a1
+			a1 := a.join(blue, drivertest.Ports(t, "8080:80"), "10.1.0.2/24", "fd00:1::2/64")
+			b1 := b.join(blue, drivertest.Ports(t, "8080:80"), "10.1.0.3/24", "fd00:1::3/64")
+			a2 := a.join(red, drivertest.Ports(t, "8081:80"), "10.1.0.2/24", "fd00:1::2/64") // the addresses of a1
 			b2 := b.join(red, nil, "10.1.0.4/24", "fd00:1::4/64")
 			a.network(blue, b1.peer())
 			b.network(blue, a1.peer())
@@ -388,7 +389,7 @@ func TestOnTheWire(t *testing.T) {
 func TestFlood(t *testing.T) {
 	nstest.MustNotLeak(t)
 	a, b, _ := pair(t, false)
-	blue, red := net1(1, 256, dual()...), net1(2, 257, subnet("10.2.0.0/24", "10.2.0.1/24"))
+	blue, red := net1(1, 256, dual()...), net1(2, 257, drivertest.Subnet("10.2.0.0/24", "10.2.0.1/24"))
 	red.Options = overlay.Options{Flood: true}.Labels()
 	for _, s := range []*site{a, b} {
 		s.network(blue)
@@ -425,7 +426,7 @@ func TestFlood(t *testing.T) {
 func TestSubnetsAndInternal(t *testing.T) {
 	nstest.MustNotLeak(t)
 	a, b, outside := pair(t, false)
-	several := net1(1, 256, append(dual(), subnet("10.2.0.0/24", "10.2.0.1/24"))...)
+	several := net1(1, 256, append(dual(), drivertest.Subnet("10.2.0.0/24", "10.2.0.1/24"))...)
 	inner := net1(2, 257, dual()...)
 	inner.Internal = true
 	for _, s := range []*site{a, b} {
@@ -438,7 +439,7 @@ func TestSubnetsAndInternal(t *testing.T) {
 	one.pings(t, two.addr(0), two.addr(1), netip.MustParseAddr("198.51.100.9"))
 	two.pings(t, one.addr(0), one.addr(1), netip.MustParseAddr("203.0.113.9"))
 
-	kept, far := a.join(inner, ports(t, "8080:80"), "10.1.0.2/24", "fd00:1::2/64"), b.join(inner, nil, "10.1.0.3/24", "fd00:1::3/64")
+	kept, far := a.join(inner, drivertest.Ports(t, "8080:80"), "10.1.0.2/24", "fd00:1::2/64"), b.join(inner, nil, "10.1.0.3/24", "fd00:1::3/64")
 	a.network(inner, far.peer())
 	b.network(inner, kept.peer())
 	kept.pings(t, far.addr(0), far.addr(1))

@@ -17,7 +17,6 @@ import (
 
 	"github.com/sealane/sealane/drivers/overlay"
 	"github.com/sealane/sealane/endpoint"
-	"github.com/sealane/sealane/ipam"
 	"github.com/sealane/sealane/netdriver"
 	"github.com/sealane/sealane/netdriver/drivertest"
 	"github.com/sealane/sealane/sandbox"
@@ -25,20 +24,12 @@ import (
 
 var update = flag.Bool("update", false, "write testdata")
 
-func subnet(prefix, gateway string) netdriver.Subnet {
-	s := netdriver.Subnet{Pool: ipam.Pool{Subnet: netip.MustParsePrefix(prefix)}}
-	if gateway != "" {
-		s.Gateway = netip.MustParsePrefix(gateway)
-	}
-	return s
-}
-
 // blue is a network of both families with a peer, on a host like most.
 func blue(options map[string]string) netdriver.Input {
 	return netdriver.Input{
 		Network: netdriver.Network{
 			ID: endpoint.NetworkID("0123456789ab" + strings.Repeat("f", 52)), Name: "blue", Driver: "overlay", Options: options, Number: 256,
-			Subnets: []netdriver.Subnet{subnet("10.1.0.0/24", "10.1.0.1/24"), subnet("fd00:1::/64", "fd00:1::1/64")},
+			Subnets: []netdriver.Subnet{drivertest.Subnet("10.1.0.0/24", "10.1.0.1/24"), drivertest.Subnet("fd00:1::/64", "fd00:1::1/64")},
 		},
 		Host: netdriver.Host{
 			MTU: 1500, Advertise: netip.MustParseAddr("192.0.2.1"), Routes: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
@@ -60,30 +51,6 @@ func peer(n byte, tunnel string) netdriver.Peer {
 	}
 }
 
-func web() endpoint.Info {
-	return endpoint.Info{
-		ID:        endpoint.ID("e1" + strings.Repeat("a", 62)),
-		Spec:      endpoint.Spec{Name: "web"},
-		Addresses: []netip.Prefix{netip.MustParsePrefix("10.1.0.2/24"), netip.MustParsePrefix("fd00:1::2/64")},
-		MAC:       net.HardwareAddr{2, 0x42, 10, 1, 0, 2},
-		Nonce:     "001122334455",
-		Key:       "/run/sealane/netns/web",
-	}
-}
-
-func ports(t *testing.T, specs ...string) []endpoint.PortBinding {
-	t.Helper()
-	var all []endpoint.PortBinding
-	for _, s := range specs {
-		b, err := endpoint.ParsePort(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, b)
-	}
-	return all
-}
-
 func TestPlanNetwork(t *testing.T) {
 	for name, change := range map[string]func(*netdriver.Input){
 		"dual": func(*netdriver.Input) {},
@@ -100,7 +67,7 @@ func TestPlanNetwork(t *testing.T) {
 		"no-peers":   func(in *netdriver.Input) { in.Peers = nil },
 		"no-gateway": func(in *netdriver.Input) { in.Network.Subnets[0].Gateway = netip.Prefix{} },
 		"subnets": func(in *netdriver.Input) {
-			in.Network.Subnets = append(in.Network.Subnets, subnet("10.2.0.0/24", "10.2.0.1/24"), subnet("fd00:2::/64", "fd00:2::1/64"))
+			in.Network.Subnets = append(in.Network.Subnets, drivertest.Subnet("10.2.0.0/24", "10.2.0.1/24"), drivertest.Subnet("fd00:2::/64", "fd00:2::1/64"))
 		},
 		"small-underlay": func(in *netdriver.Input) { in.Host.MTU = 1300 },
 		"jumbo-underlay": func(in *netdriver.Input) { in.Host.MTU = 9000 },
@@ -143,30 +110,30 @@ func TestPlanEndpoint(t *testing.T) {
 		},
 		"foreign": func(_ *testing.T, _ *netdriver.Input, e *endpoint.Info) { e.Key = "" },
 		"internal": func(t *testing.T, in *netdriver.Input, e *endpoint.Info) {
-			in.Network.Internal, e.Ports = true, ports(t, "8080:80")
+			in.Network.Internal, e.Ports = true, drivertest.Ports(t, "8080:80")
 		},
 		"subnets": func(_ *testing.T, in *netdriver.Input, e *endpoint.Info) {
-			in.Network.Subnets = append(in.Network.Subnets, subnet("10.2.0.0/24", "10.2.0.1/24"), subnet("fd00:2::/64", "fd00:2::1/64"))
+			in.Network.Subnets = append(in.Network.Subnets, drivertest.Subnet("10.2.0.0/24", "10.2.0.1/24"), drivertest.Subnet("fd00:2::/64", "fd00:2::1/64"))
 			e.Announce = true
 		},
 		"on-two-subnets": func(_ *testing.T, in *netdriver.Input, e *endpoint.Info) {
-			in.Network.Subnets = append(in.Network.Subnets, subnet("10.2.0.0/24", "10.2.0.1/24"))
+			in.Network.Subnets = append(in.Network.Subnets, drivertest.Subnet("10.2.0.0/24", "10.2.0.1/24"))
 			e.Addresses = append(e.Addresses, netip.MustParsePrefix("10.2.0.2/24"))
 		},
 		"ports": func(t *testing.T, _ *netdriver.Input, e *endpoint.Info) {
-			e.Ports = ports(t, "8080:80", "127.0.0.1:9090:90/udp", "[::1]:9090:90/udp", "[::]:7000-7009:70-79", "192.0.2.1:5000:5000/sctp")
+			e.Ports = drivertest.Ports(t, "8080:80", "127.0.0.1:9090:90/udp", "[::1]:9090:90/udp", "[::]:7000-7009:70-79", "192.0.2.1:5000:5000/sctp")
 		},
 		"ports-ipv4": func(t *testing.T, in *netdriver.Input, e *endpoint.Info) {
 			in.Network.Subnets, e.Addresses = in.Network.Subnets[:1], e.Addresses[:1]
-			e.Ports = ports(t, "8080:80", "[::]:8081:81", "[::1]:8082:82")
+			e.Ports = drivertest.Ports(t, "8080:80", "[::]:8081:81", "[::1]:8082:82")
 		},
 		"ports-default-binding": func(t *testing.T, in *netdriver.Input, e *endpoint.Info) {
 			in.Network.Options = overlay.Options{Binding: netip.MustParseAddr("127.0.0.1"), Prefix: "lan"}.Labels()
-			e.Ports = ports(t, "8080:80", "0.0.0.0:8081:81", "[::]:8082:82")
+			e.Ports = drivertest.Ports(t, "8080:80", "0.0.0.0:8081:81", "[::]:8082:82")
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			in, e := blue(nil), web()
+			in, e := blue(nil), drivertest.Web()
 			change(t, &in, &e)
 			plan, err := overlay.New().Join(t.Context(), in, e)
 			if err != nil {
@@ -203,12 +170,12 @@ func TestPlanRefuses(t *testing.T) {
 		}, errdefs.IsInvalidArgument, "net.ipv4.ip_forward"},
 		"an option": {func(_ *netdriver.Input, e *endpoint.Info) { e.Spec.Options = map[string]string{"speed": "1"} }, errdefs.IsInvalidArgument, "speed"},
 		"one host port to two places": {func(_ *netdriver.Input, e *endpoint.Info) {
-			e.Ports = ports(t, "192.0.2.1:8080:80", "127.0.0.1:8080:81")
+			e.Ports = drivertest.Ports(t, "192.0.2.1:8080:80", "127.0.0.1:8080:81")
 		}, errdefs.IsInvalidArgument, "8080"},
 		"a nonce with a path": {func(_ *netdriver.Input, e *endpoint.Info) { e.Nonce = "../../../../" }, errdefs.IsInvalidArgument, "nonce"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			in, e := blue(nil), web()
+			in, e := blue(nil), drivertest.Web()
 			c.change(&in, &e)
 			_, err := overlay.New().Join(t.Context(), in, e)
 			if err == nil {
@@ -222,12 +189,8 @@ func TestPlanRefuses(t *testing.T) {
 }
 
 func TestDriver(t *testing.T) {
-	db := web()
-	db.ID, db.Spec.Name, db.Nonce = endpoint.ID("e2"+strings.Repeat("b", 62)), "db", "66778899aabb"
-	db.Addresses = []netip.Prefix{netip.MustParsePrefix("10.1.0.3/24"), netip.MustParsePrefix("fd00:1::3/64")}
-	db.MAC = endpoint.MAC(db.Addresses[0].Addr())
-	first := web()
-	first.Ports, db.Ports = ports(t, "8080:80", "8443:443/udp"), ports(t, "8081:80")
+	first, db := drivertest.Web(), drivertest.DB()
+	first.Ports, db.Ports = drivertest.Ports(t, "8080:80", "8443:443/udp"), drivertest.Ports(t, "8081:80")
 	drivertest.Run(t, func(testing.TB) netdriver.Driver { return overlay.New() }, drivertest.Fixtures{
 		Input: blue(nil), Endpoints: []endpoint.Info{first, db},
 		Bad: []drivertest.Bad{
@@ -252,20 +215,24 @@ func TestDriver(t *testing.T) {
 	})
 }
 
+func TestBinding(t *testing.T) { drivertest.RunBinding(t, overlay.New()) }
+
 func TestCheckChange(t *testing.T) {
 	driver := overlay.New().(netdriver.Changer)
 	for name, c := range map[string]struct {
 		change func(*netdriver.Network)
 		kind   func(error) bool
 	}{
-		"labels":          {func(n *netdriver.Network) { n.Labels = map[string]string{"a": "b"} }, nil},
-		"mtu":             {func(n *netdriver.Network) { n.Options["mtu"] = "1400" }, nil},
-		"one subnet more": {func(n *netdriver.Network) { n.Subnets = append(n.Subnets, subnet("10.2.0.0/24", "10.2.0.1/24")) }, nil},
-		"vni":             {func(n *netdriver.Network) { n.Options["vni"] = "9" }, errdefs.IsFailedPrecondition},
-		"port":            {func(n *netdriver.Network) { n.Options["port"] = "9" }, errdefs.IsFailedPrecondition},
-		"internal":        {func(n *netdriver.Network) { n.Internal = true }, errdefs.IsFailedPrecondition},
-		"a subnet less":   {func(n *netdriver.Network) { n.Subnets = n.Subnets[:1] }, errdefs.IsFailedPrecondition},
-		"bad":             {func(n *netdriver.Network) { n.Options["mtu"] = "huge" }, errdefs.IsInvalidArgument},
+		"labels": {func(n *netdriver.Network) { n.Labels = map[string]string{"a": "b"} }, nil},
+		"mtu":    {func(n *netdriver.Network) { n.Options["mtu"] = "1400" }, nil},
+		"one subnet more": {func(n *netdriver.Network) {
+			n.Subnets = append(n.Subnets, drivertest.Subnet("10.2.0.0/24", "10.2.0.1/24"))
+		}, nil},
+		"vni":           {func(n *netdriver.Network) { n.Options["vni"] = "9" }, errdefs.IsFailedPrecondition},
+		"port":          {func(n *netdriver.Network) { n.Options["port"] = "9" }, errdefs.IsFailedPrecondition},
+		"internal":      {func(n *netdriver.Network) { n.Internal = true }, errdefs.IsFailedPrecondition},
+		"a subnet less": {func(n *netdriver.Network) { n.Subnets = n.Subnets[:1] }, errdefs.IsFailedPrecondition},
+		"bad":           {func(n *netdriver.Network) { n.Options["mtu"] = "huge" }, errdefs.IsInvalidArgument},
 	} {
 		from, to := blue(map[string]string{}).Network, blue(map[string]string{}).Network
 		c.change(&to)

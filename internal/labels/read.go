@@ -18,6 +18,15 @@ func IPv4(s string) (netip.Addr, error) {
 	return a, err
 }
 
+// Binding reads a host address that ports are published at. 0.0.0.0 is the zero Addr: all addresses, of both families.
+func Binding(s string) (netip.Addr, error) {
+	a, err := IPv4(s)
+	if a.IsUnspecified() {
+		a = netip.Addr{}
+	}
+	return a, err
+}
+
 // IPv6 reads an IPv6 address without a zone.
 func IPv6(s string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(s)
