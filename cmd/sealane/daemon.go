@@ -49,6 +49,7 @@ type daemon struct {
 	lost       bool       // a store is new, though what it was to remember may still run
 	options    sealane.Options
 	spaces     *netns.Provider
+	resolver   *dns.Resolver // nil: none
 	controller *sealane.Controller
 	server     *api.Server
 	listener   net.Listener
@@ -276,22 +277,29 @@ func (d *daemon) openResolver(context.Context) error {
 	socket := func(path string, typ int) (int, error) {
 		return d.spaces.Socket(path, netns.Kind{Domain: unix.AF_INET, Type: typ})
 	}
-	names, err := dns.New(dns.Options{Keeper: keeper, Socket: socket})
+	var listeners []dns.Listener
+	for _, text := range d.listeners {
+		l, err := parseListener(text)
+		if err != nil {
+			return fmt.Errorf("--dns-listen %.80s: %w", text, err)
+		}
+		listeners = append(listeners, l)
+	}
+	names, err := dns.New(dns.Options{Keeper: keeper, Socket: socket, Listeners: listeners})
 	if err != nil {
 		return err
 	}
 	d.closing(names.Close)
-	for _, l := range d.listeners {
-		at, networks, err := parseListener(l)
-		if err == nil {
-			_, err = names.Listen(at, networks...)
-		}
-		if err != nil {
-			return fmt.Errorf("--dns-listen %s: %w", l, err)
-		}
-	}
-	d.options.Resolver, d.options.AtGateways = names, d.names
+	d.resolver, d.options.Resolver, d.options.AtGateways = names, names, d.names
 	return nil
+}
+
+// answerNames begins to answer at --dns-listen, since all names were told.
+func (d *daemon) answerNames(context.Context) error {
+	if d.resolver == nil {
+		return nil
+	}
+	return d.resolver.Listen()
 }
 
 // openController restores. When it returns what the records say is so.

@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 
 	"github.com/sealane/sealane/internal/holder"
+	"github.com/sealane/sealane/resolver/dns"
 )
 
 // newHolder is about the process that keeps the sockets of a daemon's resolver while the daemon is away.
@@ -33,18 +35,16 @@ func (c *cli) holdCommand() *cobra.Command {
 }
 
 // parseListener reads ADDRESS:PORT or ADDRESS:PORT=NETWORK,NETWORK.
-func parseListener(text string) (at netip.AddrPort, networks []string, err error) {
+func parseListener(text string) (l dns.Listener, err error) {
 	address, names, named := strings.Cut(text, "=")
-	if at, err = netip.ParseAddrPort(address); err != nil {
-		return at, nil, fmt.Errorf("%w: want ADDRESS:PORT or ADDRESS:PORT=NETWORK,NETWORK", errdefs.ErrInvalidArgument)
+	if l.At, err = netip.ParseAddrPort(address); err != nil {
+		return l, fmt.Errorf("%w: want ADDRESS:PORT or ADDRESS:PORT=NETWORK,NETWORK", errdefs.ErrInvalidArgument)
 	}
 	if named {
-		networks = strings.Split(names, ",")
+		l.Networks = strings.Split(names, ",")
 	}
-	for _, n := range networks {
-		if n == "" {
-			return at, nil, fmt.Errorf("%w: a network without a name", errdefs.ErrInvalidArgument)
-		}
+	if slices.Contains(l.Networks, "") {
+		return l, fmt.Errorf("%w: a network without a name", errdefs.ErrInvalidArgument)
 	}
-	return at, networks, nil
+	return l, l.Check()
 }

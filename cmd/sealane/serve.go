@@ -81,9 +81,12 @@ func (s settings) check() error {
 		return err
 	}
 	for _, l := range s.listeners {
-		if _, _, err := parseListener(l); err != nil {
+		if _, err := parseListener(l); err != nil {
 			return fmt.Errorf("--dns-listen %.80s: %w", l, err)
 		}
+	}
+	if len(s.listeners) > 0 && s.firewall == "none" {
+		return fmt.Errorf("--dns-listen: %w: it is not for --firewall none, which leaves no resolver", errdefs.ErrInvalidArgument)
 	}
 	if _, err := s.store.parse(); err != nil {
 		return err
@@ -107,7 +110,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger, ready func()) (err
 	}
 	d := &daemon{settings: s, log: log, given: activation.Files(true)}
 	defer func() { err = errors.Join(err, d.close()) }()
-	for _, step := range []func(context.Context) error{d.openDirectories, d.openStores, d.openRooms, d.openResolver, d.openController, d.serveDocker, d.listen} {
+	for _, step := range []func(context.Context) error{d.openDirectories, d.openStores, d.openRooms, d.openResolver, d.openController, d.answerNames, d.serveDocker, d.listen} {
 		if err := step(ctx); err != nil {
 			return err
 		}

@@ -35,7 +35,8 @@ type Options struct {
 	// /run/systemd/resolve/resolv.conf.
 	Stub string
 	// Keeper keeps sockets beyond the life of the process, so that questions wait for the next one; nil: they end with it.
-	Keeper Keeper
+	Keeper    Keeper
+	Listeners []Listener // where the host and other machines ask, see Listen
 	// Socket opens an IPv4 socket of a type, non-blocking, in the namespace whose file is path; nil: a thread goes there.
 	Socket func(path string, typ int) (fd int, err error)
 }
@@ -94,7 +95,7 @@ type box struct {
 	named   []string            // those networks; nil: all
 }
 
-// New starts it. Sockets that the Keeper kept wait for Set of their sandbox.
+// New starts it and opens what is to be listened at. Sockets that the Keeper kept wait for Set of their sandbox.
 func New(o Options) (*Resolver, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	r := &Resolver{
@@ -113,16 +114,19 @@ func New(o Options) (*Resolver, error) {
 		stop()
 		return nil, fmt.Errorf("start the resolver: %w", err)
 	}
+	if err := r.openListeners(o.Listeners); err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
 	return r, nil
 }
 
-// Close stops answering. What a Keeper keeps goes on waiting. Closing again does nothing.
+// Close stops answering. What a Keeper keeps goes on waiting, listeners only with sandboxes. Closing again does nothing.
 func (r *Resolver) Close() error {
 	if r.ctx.Err() != nil {
 		return nil
 	}
 	r.stop()
-	err := r.engine.close()
+	err := errors.Join(r.engine.close(), r.dropListeners())
 	r.mu.Lock()
 	for _, b := range r.boxes {
 		err = errors.Join(err, b.close(r.engine))

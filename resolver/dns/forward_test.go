@@ -389,47 +389,6 @@ func TestDeadFirstServer(t *testing.T) {
 	nstest.Within(t, "the median question", took[100], time.Second)
 }
 
-// A listener of the host answers for the networks named, and asks nobody.
-func TestListen(t *testing.T) {
-	w := newWorld(t, nil)
-	up := serve(t, w.host, "127.0.0.1:53", says(t, "192.0.2.1"))
-	w.resolvConf(false, "127.0.0.1")
-	w.zone(blue, "blue", published("1", "web", "10.1.0.2/24"))
-	if _, err := w.r.Listen(netip.MustParseAddrPort("0.0.0.0:5300")); err == nil {
-		t.Error("it listens for everybody without a network")
-	}
-	some, err := w.r.Listen(netip.MustParseAddrPort("0.0.0.0:5300"), "blue", "later")
-	if err != nil {
-		t.Fatal(err)
-	}
-	all, err := w.r.Listen(netip.MustParseAddrPort("127.0.0.1:0"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.zone("9e", "green", published("2", "db", "10.2.0.2/24"))
-	w.zone("1a", "later", published("3", "late", "10.3.0.2/24"))
-	for _, c := range []struct {
-		port uint16
-		name string
-		want string
-	}{{some.Port(), "web", "10.1.0.2"}, {some.Port(), "late.later", "10.3.0.2"}, {some.Port(), "db.green", ""}, {some.Port(), "example.com", ""},
-		{all.Port(), "db", "10.2.0.2"}, {all.Port(), "example.com", ""}} {
-		conn, err := w.host.Dial("udp", fmt.Sprintf("127.0.0.1:%d", c.port))
-		if err != nil {
-			t.Fatal(err)
-		}
-		co := &mdns.Conn{Conn: conn}
-		m := exchangeOn(t, co, question(c.name, mdns.TypeA))
-		if data(m) != c.want || c.want == "" && m.Rcode != mdns.RcodeRefused {
-			t.Errorf("%d %s: %v", c.port, c.name, m)
-		}
-		conn.Close()
-	}
-	if up.asked.Load() != 0 {
-		t.Error("somebody else was asked")
-	}
-}
-
 func exchangeOn(t testing.TB, c *mdns.Conn, q *mdns.Msg) *mdns.Msg {
 	t.Helper()
 	c.SetDeadline(time.Now().Add(time.Minute))

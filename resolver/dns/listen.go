@@ -1,37 +1,145 @@
 package dns
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/sealane/sealane/internal/nsthread"
 	"github.com/sealane/sealane/sandbox"
+	"golang.org/x/sys/unix"
 )
 
-// Listen answers at an address of the host too, for the networks named and no others, those that come later included; without names for
-// all, which is for the loopback only: InvalidArgument. It asks no other servers for anybody. It lasts until Close; the result is where it
-// listens.
-func (r *Resolver) Listen(at netip.AddrPort, networks ...string) (netip.AddrPort, error) {
-	if len(networks) == 0 && !at.Addr().IsLoopback() {
-		return at, fmt.Errorf("listen for names at %s: %w: other machines can reach it: say which networks it is to answer for, as %s=NETWORK",
-			at, errdefs.ErrInvalidArgument, at)
+// Listener is an address of the host where the host and other machines ask. No other servers are asked for anybody.
+type Listener struct {
+	At netip.AddrPort
+	// Networks are those whose names are answered, by name; they may come later. None: all, which is for the loopback only.
+	Networks []string
+}
+
+const listenerPrefix = "listen-" // of the keys of boxes; no id of a sandbox has a dash
+
+func (l Listener) box() sandbox.ID {
+	return sandbox.ID(fmt.Sprintf("%s%s-%d", listenerPrefix, hex.EncodeToString(l.At.Addr().AsSlice()), l.At.Port()))
+}
+
+// Check refuses what other machines can reach and does not say what they may know: InvalidArgument.
+func (l Listener) Check() error {
+	if len(l.Networks) == 0 && !l.At.Addr().IsLoopback() {
+		return fmt.Errorf("listen for names at %s: %w: other machines can reach it: say which networks it is to answer for, as %s=NETWORK",
+			l.At, errdefs.ErrInvalidArgument, l.At)
 	}
-	b := &box{turn: &turn{}, listens: true, named: networks}
-	if err := nsthread.Do(r.options.Host, func() error { return b.listen(at, here) }); err != nil {
-		return at, err
-	}
+	return nil
+}
+
+// Listen begins to answer at Options.Listeners, which are open since New. It is called once, when the names of all networks were told:
+// questions may have waited.
+func (r *Resolver) Listen() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.ctx.Err() != nil {
-		return at, errors.Join(fmt.Errorf("%w: it is closed", errdefs.ErrFailedPrecondition), closeAll([]int{b.udp, b.tcp}))
+		return fmt.Errorf("listen for names: %w: it is closed", errdefs.ErrFailedPrecondition)
 	}
-	at = netip.AddrPortFrom(at.Addr(), b.port)
-	r.boxes[sandbox.ID("listen "+at.String())] = b // no id has a space
-	r.nameListeners()
-	return at, r.engine.add(b)
+	var errs []error
+	for _, b := range r.boxes {
+		if b.listens {
+			errs = append(errs, r.engine.add(b))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// openListeners takes over the sockets of listeners that an earlier process left, or opens them. Those that are wanted no more go first:
+// they may have an address that is.
+func (r *Resolver) openListeners(all []Listener) error {
+	var errs []error
+	var until time.Time
+	for name := range r.kept {
+		gone := !slices.ContainsFunc(all, func(l Listener) bool { return string(l.box()) == name })
+		if gone && strings.HasPrefix(name, listenerPrefix) {
+			errs = append(errs, r.remove(sandbox.ID(name)))
+			until = time.Now().Add(time.Second)
+		}
+	}
+	for _, l := range all {
+		b, err := r.openListener(l)
+		for errors.Is(err, unix.EADDRINUSE) && time.Now().Before(until) { // the Keeper lets go when it comes to it
+			time.Sleep(time.Millisecond)
+			b, err = r.openListener(l)
+		}
+		if err == nil {
+			r.boxes[l.box()] = b
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func (r *Resolver) openListener(l Listener) (*box, error) {
+	if err := l.Check(); err != nil {
+		return nil, err
+	}
+	if r.boxes[l.box()] != nil {
+		return nil, fmt.Errorf("listen for names at %s: %w: that is said twice", l.At, errdefs.ErrInvalidArgument)
+	}
+	b := &box{turn: &turn{}, listens: true, named: l.Networks}
+	var err error
+	if b.cookie, err = cookieAt(r.options.Host); err != nil {
+		return nil, err
+	}
+	kept := r.takeKept(string(l.box()))
+	if b.adopt(kept) {
+		return b, r.keep(l.box(), b)
+	}
+	if err := closeAll(kept); err != nil {
+		return nil, err
+	}
+	if err := nsthread.Do(r.options.Host, func() error { return b.listen(l.At, here) }); err != nil {
+		return nil, err
+	}
+	if err := r.keep(l.box(), b); err != nil {
+		return nil, errors.Join(err, closeAll([]int{b.udp, b.tcp}))
+	}
+	return b, nil
+}
+
+// dropListeners has the Keeper forget the listeners of a host that has no sandboxes to tell about: it may have no daemon any more.
+func (r *Resolver) dropListeners() error {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	var listeners []sandbox.ID
+	for id, b := range r.boxes {
+		if !b.listens {
+			return nil
+		}
+		listeners = append(listeners, id)
+	}
+	var errs []error
+	if r.options.Keeper != nil {
+		for _, id := range listeners {
+			errs = append(errs, r.options.Keeper.Drop(string(id)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// cookieAt is the cookie of the namespace whose file is path; "": the process's own.
+func cookieAt(path string) (cookie uint64, err error) {
+	err = nsthread.Do(path, func() error {
+		fd, err := here(unix.AF_INET, unix.SOCK_DGRAM)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		cookie, err = cookieOf(fd)
+		return err
+	})
+	return cookie, err
 }
 
 // nameListeners says which networks listeners answer for. The lock is held.
