@@ -2,6 +2,7 @@ package sealane_test
 
 import (
 	"context"
+	"flag"
 	"net"
 	"net/netip"
 	"os"
@@ -22,6 +23,8 @@ import (
 	roomdns "github.com/sealane/sealane/resolver/dns"
 	"github.com/sealane/sealane/sandbox"
 )
+
+var recreates = flag.Int("recreates", 60, "how often TestRecreatesOfAName makes a name again")
 
 // What users of other engines rely on, by its number in the list of behaviours worth a test: names and files on the real kernel, through
 // the Controller.
@@ -396,9 +399,42 @@ func TestResolverLeavesASandbox(t *testing.T) {
 	}
 }
 
+// Who changes what leads a sandbox to the resolver is found out when the sandbox is looked at, here because the host's rules were changed too:
+// it is put right and told.
+func TestRedirectsChangedByHandAreRepaired(t *testing.T) {
+	w := newNamedWorld(t, "")
+	c := w.container("c", nil, w.network(sealane.NetworkSpec{Name: "blue"}))
+	before := c.as().Ruleset()
+	reading, stop := context.WithCancel(t.Context())
+	defer stop()
+	told := make(chan string, 100)
+	events := w.Events(reading)
+	go func() {
+		for e, err := range events {
+			if err == nil && e.Action == "repair" && e.Type == "sandbox" {
+				told <- e.ID
+			}
+		}
+	}()
+	c.as().Run("nft", "flush", "ruleset")
+	w.host.Run("nft", "flush", "ruleset")
+	select {
+	case id := <-told:
+		if id != string(c.ID()) {
+			t.Errorf("told of %s", id)
+		}
+	case <-time.After(time.Minute):
+		t.Error("nobody tells that it was put right")
+	}
+	if after := c.as().Ruleset(); after != before {
+		t.Errorf("rules were\n%s and are\n%s", before, after)
+	}
+	c.sees("c", dns.TypeA, c.address(false).String())
+}
+
 // A name is made again and again in namespaces, each time at another address, while its neighbour asks: no question is lost, no answer is
 // an address that is gone, and after Join the answer is the new one.
-func TestRecreatesUnderQuestions(t *testing.T) {
+func TestRecreatesOfAName(t *testing.T) {
 	w := newNamedWorld(t, "")
 	blue := w.network(sealane.NetworkSpec{Name: "blue", IPAM: subnets("10.1.0.0/16")})
 	asker := w.container("asker", nil, blue)

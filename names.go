@@ -234,10 +234,10 @@ func (v *content) upstreams(wanted []*member) []resolver.Upstream {
 }
 
 // redirect makes a sandbox's firewall lead to the resolver, or not any more. What an earlier call applied is known, or looked for where
-// there may be some.
+// there may be some; where the look finds something else, somebody changed it, which is told.
 func (c *Controller) redirect(ctx context.Context, v *content, want []firewall.Redirect, look bool) error {
-	have, known := c.redirects.get(v.id)
-	if known && !look && slices.Equal(have, want) {
+	applied, known := c.redirects.get(v.id)
+	if known && !look && slices.Equal(applied, want) {
 		return nil
 	}
 	ns, err := c.namespace(ctx, v.sandbox)
@@ -249,7 +249,7 @@ func (c *Controller) redirect(ctx context.Context, v *content, want []firewall.R
 	if err != nil {
 		return fmt.Errorf("open the firewall of sandbox %s: %w", shortID(string(v.id)), err)
 	}
-	owner := sandboxOwner(v.id)
+	owner, have := sandboxOwner(v.id), applied
 	if look || !known && slices.ContainsFunc(v.members, func(m *member) bool { return !m.fresh }) {
 		seen, err := wall.Observe(ctx)
 		if err != nil {
@@ -264,6 +264,10 @@ func (c *Controller) redirect(ctx context.Context, v *content, want []firewall.R
 		return fmt.Errorf("lead sandbox %s to the resolver: %w", shortID(string(v.id)), err)
 	}
 	c.redirects.put(v.id, want)
+	if known && !slices.Equal(have, applied) {
+		c.log.Warn("somebody changed what leads a sandbox to the resolver", "sandbox", v.id)
+		c.events.tell("sandbox", "repair", string(v.id), "name", v.sandbox.Spec.Name)
+	}
 	return nil
 }
 

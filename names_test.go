@@ -1,15 +1,12 @@
 package sealane_test
 
 import (
-	"context"
-	"flag"
 	"fmt"
 	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -21,8 +18,6 @@ import (
 	"github.com/sealane/sealane/resolver"
 	"github.com/sealane/sealane/sandbox"
 )
-
-var recreates = flag.Int("recreates", 60, "how often a name is made again under questions")
 
 // deeds writes down what is done to kernel, firewall and resolver from now on.
 func (m *machine) deeds() (stop func() []string) {
@@ -372,50 +367,6 @@ func TestLegacyLinks(t *testing.T) {
 	if got := m.texts(web).Hosts; slices.ContainsFunc(got, func(l string) bool { return strings.Contains(l, "my-db") }) {
 		t.Errorf("hosts after it went: %q", got)
 	}
-}
-
-// A name is made again and again, each time at another address, while somebody asks: no answer is an address that is gone, and when Join has
-// returned the answer is the new one.
-func TestRecreatesOfAName(t *testing.T) {
-	m, ctx := started(t), t.Context()
-	blue := m.made(sealane.NetworkSpec{Name: "blue", IPAM: subnets("10.9.0.0/16")})
-	watcher, _ := m.boxed(sandbox.Spec{Name: "watcher"}, endpoint.Spec{}, blue)
-	var gone sync.Map // addresses of names that were withdrawn
-	var asked atomic.Int64
-	done := make(chan struct{})
-	var all sync.WaitGroup
-	all.Go(func() {
-		for {
-			select {
-			case <-done:
-				return
-			default:
-			}
-			dead := map[string]bool{}
-			gone.Range(func(a, _ any) bool { dead[a.(string)] = true; return true })
-			got, _, err := m.names.Lookup(watcher.ID(), "web", "A")
-			asked.Add(1)
-			if err != nil || len(got) > 1 || len(got) == 1 && dead[got[0]] {
-				t.Errorf("answer %v, %v; gone are %v", got, err, dead)
-				return
-			}
-		}
-	})
-	for i := range *recreates {
-		a := netip.AddrFrom4([4]byte{10, 9, 1 + byte(i/250), 1 + byte(i%250)})
-		gone.Delete(a.String())
-		box, _ := m.boxed(sandbox.Spec{Name: "web"}, endpoint.Spec{Addresses: []netip.Prefix{netip.PrefixFrom(a, 32)}}, blue)
-		if got, _, err := m.names.Lookup(watcher.ID(), "web", "A"); err != nil || !slices.Equal(got, []string{a.String()}) {
-			t.Fatalf("after Join: %v, %v, want %s", got, err, a)
-		}
-		if err := box.Delete(context.WithoutCancel(ctx)); err != nil {
-			t.Fatal(err)
-		}
-		gone.Store(a.String(), true)
-	}
-	close(done)
-	all.Wait()
-	t.Logf("%d re-creates, %d questions", *recreates, asked.Load())
 }
 
 // The servers of a network change while sandboxes are on it.
