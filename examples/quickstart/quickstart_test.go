@@ -28,27 +28,8 @@ func build(t *testing.T) built {
 	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", b.binary, ".").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	t.Cleanup(func() { b.mustBeGone(t) })
+	t.Cleanup(func() { nstest.MustBeUnused(t, b.temp) })
 	return b
-}
-
-func (b built) mustBeGone(t *testing.T) {
-	t.Helper()
-	if files, err := os.ReadDir(b.temp); err != nil || len(files) > 0 {
-		t.Errorf("temporary files: %v, %v", files, err)
-	}
-	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || bytes.Contains(mounts, []byte(b.temp)) {
-		t.Errorf("mounts (%v):\n%s", err, mounts)
-	}
-	links, err := filepath.Glob("/proc/[0-9]*/exe")
-	if err != nil {
-		t.Error(err)
-	}
-	for _, l := range links {
-		if program, _ := os.Readlink(l); strings.HasPrefix(program, b.binary) {
-			t.Errorf("%s still runs", l)
-		}
-	}
 }
 
 // in prepares it to run inside a host, as its own.
@@ -176,7 +157,7 @@ func TestInterruptAtEveryStep(t *testing.T) {
 		if !strings.Contains(printed, "clean up") {
 			t.Errorf("%s after %d steps: not cleaned up:\n%s", signal, after, printed)
 		}
-		b.mustBeGone(t)
+		nstest.MustBeUnused(t, b.temp)
 	}
 }
 

@@ -32,27 +32,8 @@ func build(t *testing.T) built {
 	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", b.binary, ".").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	t.Cleanup(func() { b.mustBeGone(t) })
+	t.Cleanup(func() { nstest.MustBeUnused(t, b.temp) })
 	return b
-}
-
-func (b built) mustBeGone(t *testing.T) {
-	t.Helper()
-	if files, err := os.ReadDir(b.temp); err != nil || len(files) > 0 {
-		t.Errorf("temporary files: %v, %v", files, err)
-	}
-	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || bytes.Contains(mounts, []byte(b.temp)) {
-		t.Errorf("mounts (%v):\n%s", err, mounts)
-	}
-	files, err := filepath.Glob("/proc/[0-9]*/environ")
-	if err != nil {
-		t.Error(err)
-	}
-	for _, f := range files {
-		if env, _ := os.ReadFile(f); bytes.Contains(env, []byte(b.temp)) {
-			t.Errorf("the process of %s still runs", f)
-		}
-	}
 }
 
 func (b built) command(ctx context.Context, args ...string) *exec.Cmd {
@@ -181,6 +162,6 @@ func TestInterruptOnTheWay(t *testing.T) {
 			t.Errorf("interrupted at %s it ended as if by itself", made)
 		}
 		input.Close()
-		b.mustBeGone(t)
+		nstest.MustBeUnused(t, b.temp)
 	}
 }

@@ -1,8 +1,10 @@
 package nstest
 
 import (
+	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -77,6 +79,26 @@ func MustNotLeak(t testing.TB) {
 			t.Errorf("descriptors left open (-before +now):\n%s", cmp.Diff(fds, descriptors(t)))
 		}
 	})
+}
+
+// MustBeUnused fails the test if a directory, which programs had for TMPDIR, has files, mounts or such a program left.
+func MustBeUnused(t testing.TB, dir string) {
+	t.Helper()
+	if files, err := os.ReadDir(dir); err != nil || len(files) > 0 {
+		t.Errorf("temporary files: %v, %v", files, err)
+	}
+	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || bytes.Contains(mounts, []byte(dir)) {
+		t.Errorf("mounts (%v):\n%s", err, mounts)
+	}
+	files, err := filepath.Glob("/proc/[0-9]*/environ")
+	if err != nil {
+		t.Error(err)
+	}
+	for _, f := range files {
+		if env, _ := os.ReadFile(f); bytes.Contains(env, []byte("TMPDIR="+dir)) {
+			t.Errorf("the process of %s still runs", f)
+		}
+	}
 }
 
 // startPoller has the Go runtime open what it polls descriptors with: it does so once, when the first is opened.
