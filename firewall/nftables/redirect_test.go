@@ -18,13 +18,18 @@ import (
 // TestRedirect: what is sent to port 53 of the address arrives at another port, and the answer comes from port 53; a server at port 53 of
 // all addresses is not disturbed, and nothing is tracked.
 func TestRedirect(t *testing.T) {
+	for _, own := range []string{"0.0.0.0:53", "[::]:53"} {
+		t.Run(own, func(t *testing.T) { testRedirect(t, own) })
+	}
+}
+
+func testRedirect(t *testing.T, own string) {
 	h := nstest.New(t, "h")
-	own := h.ListenPacket("udp4", "0.0.0.0:53")
-	go answer(own, "theirs ")
+	go answer(h.ListenPacket("udp", own), "theirs ")
 	ours := h.ListenPacket("udp4", "127.0.0.11:0")
 	go answer(ours, "ours ")
 	port := ours.LocalAddr().(*net.UDPAddr).Port
-	ownTCP, oursTCP := h.Listen("tcp4", "0.0.0.0:53"), h.Listen("tcp4", ours.LocalAddr().String())
+	ownTCP, oursTCP := h.Listen("tcp", own), h.Listen("tcp4", ours.LocalAddr().String())
 	go accept(ownTCP, "theirs ")
 	go accept(oursTCP, "ours ")
 	_, f := open(t, h, "")
