@@ -66,7 +66,11 @@ func besideDocker(t *testing.T, bridgeNetfilter bool) {
 	all := []firewall.Change{{Owner: "net/1", Want: firewall.Terms{Networks: []firewall.Network{net1()}}},
 		{Owner: "net/2", Want: firewall.Terms{Networks: []firewall.Network{named}}}, {Owner: "ep/1", Want: published(top)}}
 	apply(t, f, all...)
-	const want = `iptables -A DOCKER-USER -o sl-+ -m comment --comment sealane -j ACCEPT
+	const want = `iptables -A FORWARD -o sl-+ -m comment --comment sealane -j ACCEPT
+iptables -A FORWARD -i sl-+ -m comment --comment sealane -j ACCEPT
+iptables -A FORWARD -o sealane0 -m comment --comment sealane -j ACCEPT
+iptables -A FORWARD -i sealane0 -m comment --comment sealane -j ACCEPT
+iptables -A DOCKER-USER -o sl-+ -m comment --comment sealane -j ACCEPT
 iptables -A DOCKER-USER -i sl-+ -m comment --comment sealane -j ACCEPT
 iptables -A DOCKER-USER -o sealane0 -m comment --comment sealane -j ACCEPT
 iptables -A DOCKER-USER -i sealane0 -m comment --comment sealane -j ACCEPT
@@ -77,6 +81,17 @@ iptables -A DOCKER-USER -i sealane0 -m comment --comment sealane -j ACCEPT
 	firewalltest.Reach(t, top)
 	firewalltest.Call(t, top.Self, firewall.TCP, netip.MustParseAddrPort("172.17.0.2:80"), nobody)
 	firewalltest.Call(t, top.Host, firewall.TCP, netip.MustParseAddrPort("172.17.0.2:80"), addr("172.17.0.1"))
+
+	// An engine that starts takes its jump away for a moment.
+	for _, program := range []string{"iptables", "ip6tables"} {
+		top.Host.Run(program, "-D", "FORWARD", "-j", "DOCKER-USER")
+	}
+	for _, a := range top.Addrs {
+		firewalltest.Call(t, top.Outside, firewall.UDP, netip.AddrPortFrom(a.Host, top.Any), a.Outside)
+	}
+	for _, program := range []string{"iptables", "ip6tables"} {
+		top.Host.Run(program, "-I", "FORWARD", "-j", "DOCKER-USER")
+	}
 
 	// iptables-restore writes our rules anew, in its own form: they are still known.
 	top.Host.Run("sh", "-c", "iptables-save | iptables-restore")
@@ -102,8 +117,8 @@ func TestDockerComesLater(t *testing.T) {
 	h.Run("iptables", "-P", "FORWARD", "DROP")
 	nstest.Eventually(t, "rules at the top of FORWARD", func() bool { return strings.Count(accepts(h), "-A FORWARD -") == 2 })
 	h.Run("iptables", "-N", "DOCKER-USER")
-	nstest.Eventually(t, "rules moved to DOCKER-USER", func() bool {
-		return strings.Count(accepts(h), "-A DOCKER-USER -") == 2 && strings.Count(accepts(h), "-A FORWARD -") == 0
+	nstest.Eventually(t, "rules in DOCKER-USER too", func() bool {
+		return strings.Count(accepts(h), "-A DOCKER-USER -") == 2 && strings.Count(accepts(h), "-A FORWARD -") == 2
 	})
 	h.Run("iptables", "-F", "DOCKER-USER")
 	nstest.Eventually(t, "rules put back", func() bool { return strings.Count(accepts(h), "-A DOCKER-USER -") == 2 })

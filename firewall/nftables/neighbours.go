@@ -14,8 +14,9 @@ import (
 )
 
 // Docker sets the policy of iptables' FORWARD chain to drop, which is our packets' end too: one table's accept does not bind another. So where
-// that policy is found our bridges are let through by plain rules, one for each direction and name, in the chain that Docker leaves to
-// its user, or else at the top of FORWARD. They never look into a set: iptables would show such a rule, and save it, as one that
+// that policy is found our bridges are let through by plain rules, one for each direction and name, in FORWARD and in the chain that Docker
+// leaves to its user: the first way is cut off by what Docker puts before it, the second for milliseconds whenever an engine starts, which
+// takes its jump to that chain away and makes it again. They never look into a set: iptables would show such a rule, and save it, as one that
 // accepts everything. Our own table still keeps out what must be.
 
 const (
@@ -58,13 +59,13 @@ func names(gateways map[string]gateway) []string {
 // openings compares what networks need beside Docker with what is there.
 func (t *table) openings(gateways map[string]gateway) (missing []opening, surplus []opened, err error) {
 	for _, family := range []byte{unix.NFPROTO_IPV4, unix.NFPROTO_IPV6} {
-		chain, err := t.guard(family)
+		chains, err := t.guards(family)
 		if err != nil {
 			return nil, nil, fmt.Errorf("look for a policy that drops forwarded packets: %w", err)
 		}
 		var want []opening
 		for _, device := range names(gateways) {
-			if chain != "" {
+			for _, chain := range chains {
 				want = append(want, opening{family, chain, device, false}, opening{family, chain, device, true})
 			}
 		}
@@ -84,17 +85,17 @@ func (t *table) openings(gateways map[string]gateway) (missing []opening, surplu
 	return missing, surplus, nil
 }
 
-// guard is the chain where openings belong; "" when nothing drops our packets.
-func (t *table) guard(family byte) (chain string, err error) {
+// guards are the chains where openings belong; none when nothing drops our packets.
+func (t *table) guards(family byte) (chains []string, err error) {
 	policy, err := t.chainPolicy(family, forwardChain)
 	if err != nil || policy != policyDrop {
-		return "", err
+		return nil, err
 	}
 	policy, err = t.chainPolicy(family, dockerChain)
 	if err != nil || policy == policyAbsent {
-		return forwardChain, err
+		return []string{forwardChain}, err
 	}
-	return dockerChain, nil
+	return []string{forwardChain, dockerChain}, nil
 }
 
 // Policies of a chain.
