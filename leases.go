@@ -202,7 +202,11 @@ func (c *Controller) replayLeases(ctx context.Context) error {
 			continue
 		}
 		for p, err := range records(ctx, c.o.Root, poolTable(name)) {
-			if err != nil {
+			wanted := false
+			if err == nil {
+				wanted, err = c.stillLeased(ctx, p)
+			}
+			if err != nil || !wanted {
 				errs = append(errs, err)
 				continue
 			}
@@ -219,6 +223,19 @@ func (c *Controller) replayLeases(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// stillLeased gives a pool back to its front end when the network that was taking it over was not made: a crash came between. It is false
+// when the front end wants it no more either.
+func (c *Controller) stillLeased(ctx context.Context, p pool) (wanted bool, err error) {
+	if p.Network == "" {
+		return true, nil
+	}
+	n := netdriver.Network{ID: endpoint.NetworkID(p.Network), IPAM: p.Driver}
+	if _, err := c.networkRecord(ctx, n.ID); !errdefs.IsNotFound(err) {
+		return true, nil // or nobody can tell now
+	}
+	return c.disownPool(ctx, n, p.Pool.ID)
 }
 
 // leased says that a front end has an address of a pool.
