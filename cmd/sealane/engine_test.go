@@ -15,7 +15,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -108,30 +107,11 @@ func setupEngine(env *testscript.Env) error {
 	env.Setenv("HOME", env.WorkDir)
 	env.Defer(func() { _ = os.Remove(filepath.Join(env.WorkDir, "engine.log")) }) // long; -testwork keeps it
 	env.Defer(func() {
-		for _, pid := range engineProcesses(env.WorkDir) {
+		for _, pid := range nstest.ProcessesOf(filepath.Join(env.WorkDir, "engine")) {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
 	})
 	return nil
-}
-
-// engineProcesses are the engine's and its containers', which outlive it: all name a directory below dir, or live in one's image.
-func engineProcesses(dir string) []int {
-	var pids []int
-	entries, _ := os.ReadDir("/proc")
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || pid == os.Getpid() {
-			continue
-		}
-		line, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		mounts, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "mountinfo"))
-		root, _, _ := bytes.Cut(mounts, []byte("\n"))
-		if bytes.Contains(line, []byte(dir+"/engine")) || bytes.Contains(root, []byte(dir+"/engine")) {
-			pids = append(pids, pid)
-		}
-	}
-	return pids
 }
 
 func engine(ts *testscript.TestScript, neg bool, args []string) {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -26,6 +25,9 @@ type lab struct {
 
 const store = "consul://192.0.2.2:8500"
 
+// both makes blue as the demo does, with both families.
+var both = strings.Replace(create, "network create", "network create --ipv6", 1)
+
 func newLab(t *testing.T, tools programs) *lab {
 	l := &lab{t: t}
 	l.one, l.two = l.host("one", "192.0.2.1", tools), l.host("two", "192.0.2.2", tools)
@@ -37,7 +39,7 @@ func newLab(t *testing.T, tools programs) *lab {
 	}
 	l.bare = l.network(l.two).Inventory()
 	for _, h := range []*host{l.one, l.two} {
-		l.says(h, create)
+		l.says(h, both)
 	}
 	gateway := l.says(l.one, "docker network inspect --format '{{(index .IPAM.Config 0).Gateway}}' blue")
 	gateway, _, _ = strings.Cut(gateway, "/")
@@ -119,16 +121,22 @@ func (l *lab) streams() (all []*nstest.Stream) {
 func (l *lab) works() {
 	l.t.Helper()
 	l.must(l.one.until(l.t.Context(), "dockerd", func() error {
-		address, err := l.one.in(l.t.Context(), "docker", "inspect", "--format", "{{.NetworkSettings.Networks.blue.IPAddress}}", "web").Output()
-		first := strings.TrimSpace(string(address))
-		if err != nil || first == "" {
-			return fmt.Errorf("container web has no address: %w", err)
+		format := "{{with .NetworkSettings.Networks.blue}}{{.IPAddress}} {{.GlobalIPv6Address}}{{end}}"
+		addresses, err := l.one.in(l.t.Context(), "docker", "inspect", "--format", format, "web").Output()
+		first, six, _ := strings.Cut(strings.TrimSpace(string(addresses)), " ")
+		if err != nil || first == "" || six == "" {
+			return fmt.Errorf("container web has no addresses: %w", err)
 		}
 		second := l.address(l.two, "web2")
+		six2 := l.says(l.two, "docker inspect --format {{.NetworkSettings.Networks.blue.GlobalIPv6Address}} web2")
 		return errors.Join(
 			l.two.expects(l.t.Context(), "docker exec web2 ping -c 1 -W 2 "+first, " 0% packet loss"),
 			l.two.expects(l.t.Context(), "docker exec web2 wget -q -O - http://"+first+"/", l.one.page()),
 			l.two.expects(l.t.Context(), "docker exec web2 wget -q -O - http://web/", l.one.page()),
+			l.two.expects(l.t.Context(), "docker exec web2 ping -6 -c 1 -W 2 web", " 0% packet loss"),
+			l.two.expects(l.t.Context(), "docker exec web2 wget -q -O - http://["+six+"]/", l.one.page()),
+			l.one.expects(l.t.Context(), "docker exec web ping -6 -c 1 -W 2 web2", " 0% packet loss"),
+			l.one.expects(l.t.Context(), "docker exec web wget -q -O - http://["+six2+"]/", l.two.page()),
 			l.one.expects(l.t.Context(), "docker exec web ping -c 1 -W 2 "+second, " 0% packet loss"),
 			l.one.expects(l.t.Context(), "docker exec web wget -q -O - http://"+second+"/", l.two.page()),
 			l.one.expects(l.t.Context(), "docker exec web wget -q -O - http://web2/", l.two.page()),
@@ -176,7 +184,7 @@ func (l *lab) powerCut() {
 	next, err := newHost(l.one.dir, l.one.name, l.one.address, l.one.tools)
 	l.must(err)
 	l.must(l.one.quietly(l.t.Context(), "ip", "link", "set", wire, "netns", strconv.Itoa(next.holder.Process.Pid)))
-	for _, pid := range processesOf(l.one.dir) {
+	for _, pid := range nstest.ProcessesOf(l.one.dir) {
 		_ = unix.Kill(pid, unix.SIGKILL)
 	}
 	for _, c := range append(l.one.running, l.one.holder) {
@@ -189,24 +197,6 @@ func (l *lab) powerCut() {
 		l.must(os.RemoveAll(filepath.Join(next.dir, memory)))
 	}
 	l.must(next.plug())
-}
-
-// processesOf are what runs on the host with a directory: it is named in their arguments, or they live in an image in it.
-func processesOf(dir string) (pids []int) {
-	entries, _ := os.ReadDir("/proc")
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || pid == os.Getpid() {
-			continue
-		}
-		line, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		mounts, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "mountinfo"))
-		root, _, _ := bytes.Cut(mounts, []byte("\n"))
-		if bytes.Contains(line, []byte(dir+"/")) || bytes.Contains(root, []byte(dir+"/")) {
-			pids = append(pids, pid)
-		}
-	}
-	return pids
 }
 
 // TestRestarts ends plugins, engines and a host in every order. What runs loses no packet of its traffic; what an engine ends and starts
