@@ -25,6 +25,7 @@ type apply struct {
 	steps  []sandbox.Step
 	left   []bool // what was not done, by step
 	now    int    // the step being written
+	sooner []int  // those that were written before their turn
 
 	batch    nlmsg.Batch
 	of       []int                   // the step of each message in batch
@@ -55,6 +56,9 @@ func (a *apply) run(ctx context.Context) (err error) {
 	replaces := slices.ContainsFunc(a.steps, func(s sandbox.Step) bool { return isDelete(s.Op) })
 	deleting := false
 	for i, s := range a.steps {
+		if slices.Contains(a.sooner, i) {
+			continue
+		}
 		if d := isDelete(s.Op); d != deleting || a.batch.Len() >= batchLimit {
 			if err := a.flush(ctx); err != nil {
 				return err

@@ -80,6 +80,9 @@ func (a *apply) configure(ctx context.Context, l, have sandbox.Link) error {
 		a.addrGen(l, have)
 		b.End()
 		have.Silent = l.Silent
+		if err := a.addressFirst(ctx, l); err != nil {
+			return err
+		}
 	}
 	if l.Master != have.Master {
 		if err := a.enslave(ctx, l); err != nil {
@@ -105,6 +108,25 @@ func (a *apply) configure(ctx context.Context, l, have sandbox.Link) error {
 	a.addrGen(l, have)
 	a.linkInfo(l, have)
 	b.End()
+	return nil
+}
+
+// addressFirst gives a far end its IPv6 addresses before it is raised: the kernel does its work on them meanwhile, which would have to be
+// waited for. Settings of the link come before addresses.
+func (a *apply) addressFirst(ctx context.Context, l sandbox.Link) error {
+	if !isFar(l) {
+		return nil
+	}
+	defer func(now int) { a.now = now }(a.now)
+	for i := a.now + 1; i < len(a.steps) && a.steps[i].Op == sandbox.AddAddr && a.steps[i].Link.Name == l.Name; i++ {
+		if a.steps[i].Addr.Addr().Is6() {
+			a.claim()
+			if err := a.step(ctx, i, a.steps[i]); err != nil {
+				return err
+			}
+			a.sooner = append(a.sooner, i)
+		}
+	}
 	return nil
 }
 

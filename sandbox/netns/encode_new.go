@@ -91,6 +91,9 @@ func (a *apply) addVeth(ctx context.Context, l sandbox.Link) error {
 	if err := a.configure(ctx, l, sandbox.Link{Down: true, MTU: l.MTU, MAC: l.MAC, Master: l.Master}); err != nil {
 		return err
 	}
+	if a.ns.host && len(l.Veth.MAC) == 6 {
+		a.ns.p.pairs.put(pair{space: l.Veth.Space, far: l.Veth.Peer, near: l.Name, bridge: l.Master, index: master, mac: l.Veth.MAC})
+	}
 	a.announce(master, l)
 	return nil
 }

@@ -47,6 +47,7 @@ type Provider struct {
 	ready          *ready
 	kinds          []Kind
 	spares         spares
+	pairs          pairs
 }
 
 var (

@@ -60,38 +60,60 @@ func (a *apply) turnAway(ctx context.Context, i int, l sandbox.Link) error {
 }
 
 // settleCarrier has link watch's work done: the kernel does it at once for a link that it is asked about (from 6.8 on; before, a worker
-// of its own is done within a millisecond or so). The far side may be in any namespace. In the host's, what it thinks of
-// the addresses that were added is set right: had it asked for one in vain just before, it would ask again only after a second.
+// of its own is done within a millisecond or so). What the host thinks of the addresses that were added is set right: had it asked for one in
+// vain just before, it would ask again only after a second.
 func (a *apply) settleCarrier(name string) error {
+	p := a.ns.p
+	v, known := p.pairs.take(a.ns.key, name)
+	if !known {
+		return a.settleFar(name)
+	}
+	for _, l := range []struct {
+		socket int
+		name   string
+	}{{a.inside.route.FD(), name}, {p.sock.FD(), v.near}, {p.sock.FD(), v.bridge}} {
+		if err := hasCarrier(l.socket, l.name); l.name != "" && err != nil && !errors.Is(err, unix.ENODEV) {
+			return fmt.Errorf("look at the carrier of %s: %w", l.name, err)
+		}
+	}
+	if v.bridge == "" {
+		return nil
+	}
+	return p.meet(v.index, v.mac, a.came[name])
+}
+
+// settleFar is settleCarrier for a veth that was made earlier, whose other side may be in any namespace.
+func (a *apply) settleFar(name string) error {
 	s := a.inside.route
 	near, err := look(s, 0, name)
 	if err != nil || near.kind != "veth" {
 		return err
 	}
 	far, err := lookAt(s, near.space, near.link)
-	if _, ours := a.ns.p.owner(far.alias); err == nil && ours && far.master != 0 {
-		err = a.ns.p.meet(far.master, near.mac, a.came[name])
-	} else if err == nil && far.master != 0 {
+	if err == nil && far.master != 0 {
 		_, err = lookAt(s, near.space, far.master)
 	}
-	if err != nil && !errors.Is(err, unix.ENODEV) {
+	if errors.Is(err, unix.ENODEV) {
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("look at the other end of %s: %w", name, err)
 	}
-	return nil
+	there, err := look(a.ns.p.sock, 0, far.name)
+	if _, ours := a.ns.p.owner(far.alias); err != nil || !ours || there.index != far.index || there.alias != far.alias || far.master == 0 {
+		return nil // it is not in the host's
+	}
+	return a.ns.p.meet(far.master, near.mac, a.came[name])
 }
 
-// meet corrects what the host thinks of addresses on a bridge, and has it look at the bridge.
+// meet corrects what the host thinks of addresses on a bridge.
 func (p *Provider) meet(bridge uint32, mac net.HardwareAddr, addrs []netip.Addr) error {
 	var b nlmsg.Batch
 	for _, addr := range addrs { // not created: most need no entry
 		writeNeigh(&b, unix.RTM_NEWNEIGH, unix.NLM_F_REPLACE, bridge, addrFamily(addr), unix.NUD_STALE, 0, addr, mac)
 	}
-	askLink(&b, nil, bridge)
 	b.Acknowledge()
-	refused, err := nlmsg.Refusals(p.sock.Do(&b, func(uint16, []byte) {}))
-	if n := len(refused); n > 0 && refused[n-1].Index == len(addrs) {
-		return refused[n-1]
-	}
+	_, err := nlmsg.Refusals(p.sock.Do(&b, nil))
 	return err
 }
 
