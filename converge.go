@@ -12,6 +12,7 @@ import (
 	"github.com/sealane/sealane/firewall"
 	"github.com/sealane/sealane/netdriver"
 	"github.com/sealane/sealane/sandbox"
+	"golang.org/x/sync/errgroup"
 )
 
 // observation is what the host's namespace contains of ours, by owner, and those of networks as far as somebody asked.
@@ -149,7 +150,7 @@ func (c *Controller) carryOut(ctx context.Context, v *content, seen *observation
 	}
 	return inOrder(
 		func() error { return c.unname(ctx, v) },
-		func() error { return c.apply(ctx, v, seen != nil) },
+		func() error { return c.fill(ctx, v, seen != nil) },
 		func() error { return c.name(ctx, v, seen != nil) },
 		func() error { return c.settle(ctx, v) },
 		func() error { c.tellLinked(v); return nil })
@@ -226,6 +227,19 @@ func (m *member) write(tx datastore.Tx, v *content, r *memory) error {
 	return errors.Join(errs...)
 }
 
+// fill makes the kernel match, and what the sandbox sees of names. Nobody can have asked in one that had nothing: there the resolver moves in
+// while links are made, since one half waits for the kernel's lock of links and the other for that of its tables.
+func (c *Controller) fill(ctx context.Context, v *content, look bool) error {
+	links := func() error { return c.apply(ctx, v, look) }
+	names := func() error { return c.answer(ctx, v, look) }
+	if v.had() || len(c.answered(v)) == 0 {
+		return inOrder(links, names)
+	}
+	var both errgroup.Group
+	both.Go(names)
+	return together(links(), both.Wait())
+}
+
 // apply makes the kernel match. What restricts comes before links when making and goes after them when unmaking. All ports change hands
 // in one transaction, when what they will lead to is there and what they led to still is: somebody is calling at every moment.
 func (c *Controller) apply(ctx context.Context, v *content, look bool) error {
@@ -289,6 +303,11 @@ func (v *content) grows() bool {
 	return slices.ContainsFunc(v.members, func(m *member) bool {
 		return m.wanted(v) && !slices.ContainsFunc(m.has.Shares, func(s netdriver.Share) bool { return len(s.Config.Links) > 0 })
 	})
+}
+
+// had says that the sandbox may contain something of an earlier call.
+func (v *content) had() bool {
+	return slices.ContainsFunc(v.members, func(m *member) bool { return m.held.Owner != "" && !m.fresh })
 }
 
 func joined(a, b firewall.Terms) firewall.Terms {

@@ -150,8 +150,8 @@ func (c *Controller) leaveSandbox(ctx context.Context, v *content, had bool) err
 	return nil
 }
 
-// name tells the names of who is there, and lets the sandbox see those of its networks.
-func (c *Controller) name(ctx context.Context, v *content, look bool) error {
+// answer writes a sandbox's files and lets it see the names of its networks.
+func (c *Controller) answer(ctx context.Context, v *content, look bool) error {
 	if v.sandbox.Unknown && !v.sandbox.Deleting {
 		return nil
 	}
@@ -160,16 +160,26 @@ func (c *Controller) name(ctx context.Context, v *content, look bool) error {
 			return err
 		}
 	}
+	if wanted := c.answered(v); len(wanted) > 0 && v.enterable() {
+		return c.enterResolver(ctx, v, wanted, look)
+	}
+	return nil
+}
+
+// answered are the members that have names, and whose networks' names the sandbox sees.
+func (c *Controller) answered(v *content) []*member {
 	if !c.resolves() || v.sandbox.Deleting {
 		return nil
 	}
-	wanted := v.ranked(func(m *member) bool { return m.wanted(v) && c.named(m) })
-	if len(wanted) > 0 && v.enterable() {
-		if err := c.enterResolver(ctx, v, wanted, look); err != nil {
-			return err
-		}
+	return v.ranked(func(m *member) bool { return m.wanted(v) && c.named(m) })
+}
+
+// name tells the names of who is there.
+func (c *Controller) name(ctx context.Context, v *content, look bool) error {
+	if v.sandbox.Unknown && !v.sandbox.Deleting {
+		return nil
 	}
-	for _, m := range wanted {
+	for _, m := range c.answered(v) {
 		if look || v.dirty || v.moved || m.dirty || m.fresh {
 			if err := c.tellNames(ctx, m.network, []endpoint.Published{v.published(m)}); err != nil {
 				return err
@@ -316,7 +326,7 @@ func (c *Controller) restoreNames(ctx context.Context) error {
 
 // answerAgain has the resolver answer in a sandbox as it is held. What fails is done again, and told, when the sandbox is converged.
 func (c *Controller) answerAgain(ctx context.Context, v *content) {
-	wanted := v.ranked(func(m *member) bool { return m.wanted(v) && c.named(m) })
+	wanted := c.answered(v)
 	if len(wanted) == 0 || !v.enterable() {
 		return
 	}
