@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/sealane/sealane/internal/nsthread"
@@ -58,20 +57,17 @@ func (r *Resolver) Listen() error {
 // they may have an address that is.
 func (r *Resolver) openListeners(all []Listener) error {
 	var errs []error
-	var until time.Time
-	for name := range r.kept {
+	open := opener(here)
+	for name, fds := range r.kept {
 		gone := !slices.ContainsFunc(all, func(l Listener) bool { return string(l.box()) == name })
 		if gone && strings.HasPrefix(name, listenerPrefix) {
+			retire(fds)
 			errs = append(errs, r.remove(sandbox.ID(name)))
-			until = time.Now().Add(time.Second)
+			open = besideRetired
 		}
 	}
 	for _, l := range all {
-		b, err := r.openListener(l)
-		for errors.Is(err, unix.EADDRINUSE) && time.Now().Before(until) { // the Keeper lets go when it comes to it
-			time.Sleep(time.Millisecond)
-			b, err = r.openListener(l)
-		}
+		b, err := r.openListener(l, open)
 		if err == nil {
 			r.boxes[l.box()] = b
 		}
@@ -80,7 +76,38 @@ func (r *Resolver) openListeners(all []Listener) error {
 	return errors.Join(errs...)
 }
 
-func (r *Resolver) openListener(l Listener) (*box, error) {
+// retire makes room for others at the address of sockets that the Keeper has as well and closes when it comes to it. TCP listens no more;
+// UDP hears a peer that says nothing; and neither keeps who is besideRetired from its port. Where that fails, binding says so.
+func retire(fds []int) {
+	const discard = 9
+	for _, fd := range fds {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+		typ, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+		family, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+		switch {
+		case typ == unix.SOCK_STREAM:
+			_ = unix.Shutdown(fd, unix.SHUT_RDWR)
+		case family == unix.AF_INET6:
+			_ = unix.Connect(fd, &unix.SockaddrInet6{Addr: netip.IPv6Loopback().As16(), Port: discard})
+		default:
+			_ = unix.Connect(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: discard})
+		}
+	}
+}
+
+// besideRetired opens a socket that can have the address of retired ones (SO_REUSEADDR, which both must have at that moment).
+func besideRetired(family, typ int) (int, error) {
+	fd, err := here(family, typ)
+	if err != nil {
+		return -1, err
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+		return -1, errors.Join(err, unix.Close(fd))
+	}
+	return fd, nil
+}
+
+func (r *Resolver) openListener(l Listener, open opener) (*box, error) {
 	if err := l.Check(); err != nil {
 		return nil, err
 	}
@@ -96,13 +123,21 @@ func (r *Resolver) openListener(l Listener) (*box, error) {
 	if b.adopt(kept) {
 		return b, r.keep(l.box(), b)
 	}
+	if len(kept) > 0 { // of another namespace, or retired by a process that was killed then
+		retire(kept)
+		open = besideRetired
+	}
 	if err := closeAll(kept); err != nil {
 		return nil, err
 	}
-	if err := nsthread.Do(r.options.Host, func() error { return b.listen(l.At, here) }); err != nil {
+	if err := nsthread.Do(r.options.Host, func() error { return b.listen(l.At, open) }); err != nil {
 		return nil, err
 	}
-	if err := r.keep(l.box(), b); err != nil {
+	err = unix.SetsockoptInt(b.udp, unix.SOL_SOCKET, unix.SO_REUSEADDR, 0) // see besideRetired
+	if err == nil {
+		err = r.keep(l.box(), b)
+	}
+	if err != nil {
 		return nil, errors.Join(err, closeAll([]int{b.udp, b.tcp}))
 	}
 	return b, nil

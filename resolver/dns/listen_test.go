@@ -13,6 +13,7 @@ import (
 	"github.com/sealane/sealane/resolver"
 	"github.com/sealane/sealane/resolver/dns"
 	"github.com/sealane/sealane/sandbox"
+	"golang.org/x/sys/unix"
 )
 
 func listener(at string, networks ...string) dns.Listener {
@@ -125,5 +126,69 @@ func TestListenerIsKept(t *testing.T) {
 	}
 	if left, err := holder.NewProcess(path, "/proc/self/exe").Kept(); err != nil || len(left) != 0 {
 		t.Errorf("the holder holds %v, %v", left, err)
+	}
+}
+
+// late is a Keeper that never comes to letting go.
+type late map[string][]int
+
+func (k late) Kept() (map[string][]int, error) { return copied(k) }
+
+func (k late) Keep(name string, fds ...int) error {
+	all, err := copied(map[string][]int{name: fds})
+	k[name] = all[name]
+	return err
+}
+
+func (k late) Drop(string) error { return nil }
+
+func copied(from map[string][]int) (map[string][]int, error) {
+	all := map[string][]int{}
+	for name, fds := range from {
+		for _, fd := range fds {
+			own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+			if err != nil {
+				return nil, err
+			}
+			all[name] = append(all[name], own)
+		}
+	}
+	return all, nil
+}
+
+// What a Keeper has still does not hear what a listener is asked that came in its place, and is not taken for one.
+func TestListenerBesideRetired(t *testing.T) {
+	keeper := late{}
+	w := newWorld(t, func(o *dns.Options) {
+		o.Keeper, o.Listeners = keeper, []dns.Listener{listener("127.0.0.1:5300", "blue")}
+	})
+	for _, at := range []string{"0.0.0.0:5300", "127.0.0.1:5300", "[::]:5300"} {
+		if err := w.r.Close(); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		w.r, err = dns.New(dns.Options{Host: w.host.Path(), Etc: w.etc, Keeper: keeper, Listeners: []dns.Listener{listener(at, "blue")}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.zone(blue, "blue", published("1", "web", "10.1.0.2/24"))
+		if err := w.r.Listen(); err != nil {
+			t.Fatal(err)
+		}
+		for _, network := range []string{"udp", "tcp"} {
+			conn, err := w.host.Dial(network, "127.0.0.1:5300")
+			if err != nil {
+				t.Fatalf("%s: %v", at, err)
+			}
+			if m := exchangeOn(t, &mdns.Conn{Conn: conn}, question("web", mdns.TypeA)); data(m) != "10.1.0.2" {
+				t.Errorf("%s by %s: %v", at, network, m)
+			}
+			conn.Close()
+		}
+	}
+	for _, fds := range keeper {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
 	}
 }

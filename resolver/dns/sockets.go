@@ -68,9 +68,10 @@ func (b *box) adopt(fds []int) bool {
 		if c, _ := cookieOf(fd); err != nil || c != b.cookie {
 			return false
 		}
+		listens, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
 		if typ == unix.SOCK_DGRAM {
 			b.udp = fd
-		} else {
+		} else if listens == 1 {
 			b.tcp = fd
 		}
 	}
