@@ -37,18 +37,10 @@ func DoFD(fd int, fn func() error) error {
 	}, fn)
 }
 
-// onThread has a thread enter another namespace, run fn and return.
+// onThread has the caller's thread enter another namespace, run fn and return: another thread would have to be woken and waited for, and another
+// one made if this one were thrown away. It panics where there is no way back, which takes a kernel without memory: the thread stays locked,
+// so that it ends with this goroutine and nothing else runs on it.
 func onThread(enter, fn func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		done <- thereAndBack(enter, fn)
-	}()
-	return <-done
-}
-
-// thereAndBack goes back instead of throwing the thread away: another would have to be made for the next. Where the way back fails the
-// thread stays locked, so that it ends with this goroutine and nobody else is scheduled on it.
-func thereAndBack(enter, fn func() error) error {
 	runtime.LockOSThread()
 	home, err := netns.Get()
 	if err != nil {
@@ -61,9 +53,10 @@ func thereAndBack(enter, fn func() error) error {
 		return err
 	}
 	defer func() {
-		if netns.Set(home) == nil {
-			runtime.UnlockOSThread()
+		if err := netns.Set(home); err != nil {
+			panic(fmt.Sprintf("nsthread: a thread cannot come back to its own network namespace: %v", err))
 		}
+		runtime.UnlockOSThread()
 	}()
 	return fn()
 }
