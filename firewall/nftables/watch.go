@@ -51,7 +51,7 @@ func (t *table) transactions(ctx context.Context) iter.Seq2[string, error] {
 			return
 		}
 		var seen touched
-		for p, err := range t.news(ctx, unix.NETLINK_NETFILTER, 1<<(unix.NFNLGRP_NFTABLES-1), own) {
+		for p, err := range t.news(ctx, unix.NETLINK_NETFILTER, 1<<(unix.NFNLGRP_NFTABLES-1), notFrom(own)) {
 			switch {
 			case errors.Is(err, unix.ENOBUFS): // news was lost
 				t.suspect(touched{rules: true, beside: true})
@@ -78,22 +78,11 @@ func (t *table) watchRoutes(ctx context.Context) {
 	if !t.host {
 		return
 	}
-	for p, err := range t.news(ctx, unix.NETLINK_ROUTE, groups, 0) {
-		if errors.Is(err, unix.ENOBUFS) || err == nil && defaultRoute(p) {
+	for p, err := range t.news(ctx, unix.NETLINK_ROUTE, groups, everywhere()) {
+		if errors.Is(err, unix.ENOBUFS) || err == nil && len(p) > 0 {
 			t.suspect(touched{beside: true})
 		}
 	}
-}
-
-// defaultRoute says whether news speaks of a route to everywhere.
-func defaultRoute(p []byte) bool {
-	const destinationLen = 1 // offset in struct rtmsg
-	for m := range messages(p) {
-		if len(m) > unix.SizeofNlMsghdr+destinationLen && m[unix.SizeofNlMsghdr+destinationLen] == 0 {
-			return true
-		}
-	}
-	return false
 }
 
 // messages goes through what came in one datagram.
@@ -166,11 +155,11 @@ func (t *table) suspect(what touched) {
 	t.known = known
 }
 
-// news yields the datagrams that a new socket gets as a member of groups, until ctx ends; not what the socket with port number deafTo
-// caused, of the same protocol. After ENOBUFS it goes on, after any other error it ends.
-func (t *table) news(ctx context.Context, protocol int, groups, deafTo uint32) iter.Seq2[[]byte, error] {
+// news yields the datagrams that a new socket gets as a member of groups and that pass the filter, until ctx ends. After ENOBUFS it goes on,
+// after any other error it ends.
+func (t *table) news(ctx context.Context, protocol int, groups uint32, filter []unix.SockFilter) iter.Seq2[[]byte, error] {
 	return func(yield func([]byte, error) bool) {
-		f, err := t.subscribe(protocol, groups, deafTo)
+		f, err := t.subscribe(protocol, groups, filter)
 		if err != nil {
 			yield(nil, err)
 			return
@@ -187,7 +176,7 @@ func (t *table) news(ctx context.Context, protocol int, groups, deafTo uint32) i
 	}
 }
 
-func (t *table) subscribe(protocol int, groups, deafTo uint32) (*os.File, error) {
+func (t *table) subscribe(protocol int, groups uint32, filter []unix.SockFilter) (*os.File, error) {
 	fd := -1
 	err := nsthread.Do(t.path, func() (err error) {
 		fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
@@ -196,9 +185,7 @@ func (t *table) subscribe(protocol int, groups, deafTo uint32) (*os.File, error)
 	if err != nil {
 		return nil, err
 	}
-	if deafTo != 0 {
-		err = ignore(fd, deafTo)
-	}
+	err = unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
 	if err == nil {
 		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20)
 	}
@@ -224,15 +211,27 @@ func portID(fd int) (uint32, error) {
 	return nl.Pid, nil
 }
 
-// ignore makes a socket deaf to what another socket caused: every message says which one that was.
-func ignore(fd int, portID uint32) error {
-	const offset, whole = 12, 0xffffffff // of nlmsg_pid
-	big := binary.BigEndian.Uint32(native32(portID))
-	program := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset},
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: big, Jt: 0, Jf: 1},
-		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
-		{Code: unix.BPF_RET | unix.BPF_K, K: whole},
+// Filters run in the kernel and wake nobody for news that concern nobody: each link that comes has routes, and each change of ours is told.
+const ignored, told = 0, 0xffffffff
+
+// notFrom lets pass what another socket than the one with this port number caused: every message says which one that was.
+func notFrom(portID uint32) []unix.SockFilter {
+	const sender = 12 // offset of nlmsg_pid
+	return []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: sender},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: binary.BigEndian.Uint32(native32(portID)), Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: ignored},
+		{Code: unix.BPF_RET | unix.BPF_K, K: told},
 	}
-	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
+}
+
+// everywhere lets pass routes to all addresses of a family, which come one in a datagram.
+func everywhere() []unix.SockFilter {
+	const destinationLen = unix.SizeofNlMsghdr + 1 // offset of rtm_dst_len
+	return []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: destinationLen},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 0, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: told},
+		{Code: unix.BPF_RET | unix.BPF_K, K: ignored},
+	}
 }
