@@ -167,7 +167,7 @@ func floodRows(b *bench) (measure, error) {
 		flooded["alone"] = alone["sealane"]
 		return []row{
 			{work: "p99 of a name", runs: []values{alone}},
-			{work: "p99 of a name while another sandbox floods", runs: []values{flooded}, goals: []goal{atMost(2, "alone", "≤ 2 × alone"), atMostFloor(1)}},
+			{work: "p99 of a name while another sandbox floods", runs: []values{flooded}, goals: []goal{atMost(2, "alone", "≤ 2 × alone")}},
 		}, nil
 	}, nil
 }

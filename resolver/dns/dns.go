@@ -78,6 +78,7 @@ type box struct {
 	cookie   uint64
 	port     uint16
 	link     string // to which its sockets are bound when they are opened; "": to none
+	anywhere bool   // its sockets are at all addresses: answers come from that which was asked
 	udp, tcp int    // descriptors
 	dropped  uint32 // questions that came and did not fit into the socket, as the engine last saw
 	floods   bool   // its socket overflowed then
@@ -102,7 +103,7 @@ func New(o Options) (*Resolver, error) {
 		options: o, queue: newQueue(atOnce, atOnceEach), ctx: ctx, stop: stop,
 		zones: map[endpoint.NetworkID]*zone{}, boxes: map[sandbox.ID]*box{},
 	}
-	r.host.init(r)
+	r.host.r = r
 	var err error
 	if o.Keeper != nil {
 		if r.kept, err = o.Keeper.Kept(); err != nil {

@@ -29,6 +29,7 @@ type engine struct {
 	taken   [batch]header // without room: what is taken was looked at
 	vectors [2][batch]unix.Iovec
 	from    [batch]unix.RawSockaddrAny
+	asked   [batch]control
 }
 
 const (
@@ -43,6 +44,21 @@ type rest struct {
 	fd    int32
 	box   *box
 	until time.Time
+}
+
+// control says to which address a datagram came, and from which its answer goes.
+type control struct {
+	unix.Cmsghdr
+	info [24]byte // struct in_pktinfo or in6_pktinfo
+}
+
+// anyLink makes it say nothing of the link: the answer goes where the routes lead.
+func (c *control) anyLink() {
+	if c.Level == unix.SOL_IPV6 {
+		clear(c.info[16:20]) // ipv6(7): after the address
+	} else {
+		clear(c.info[:4]) // ip(7): before it
+	}
 }
 
 // datagram is the room for one; answers of more than udpMax bytes go by TCP.
@@ -156,13 +172,13 @@ func (e *engine) datagrams(b *box) {
 	if b.floods {
 		room = few
 	}
-	n := e.look(b.udp, room, unix.MSG_PEEK)
+	n := e.look(b, room, unix.MSG_PEEK)
 	if b.floods = n == room && b.overflows(); b.floods {
 		e.leaveAlone(int32(b.udp), b)
 	}
 	blind := n == 0
 	if blind { // an empty datagram that an earlier process looked at is never shown again, only taken
-		n = e.look(b.udp, room, 0)
+		n = e.look(b, room, 0)
 	}
 	e.moment()
 	answers := 0
@@ -177,6 +193,8 @@ func (e *engine) datagrams(b *box) {
 		e.vectors[1][answers].SetLen(size)
 		h := &e.heads[1][answers]
 		h.Name, h.Namelen = (*byte)(unsafe.Pointer(&e.from[i])), name
+		h.Control, h.Controllen = e.heads[0][i].Control, e.heads[0][i].Controllen
+		e.asked[i].anyLink()
 		answers++
 	}
 	for sent := 0; sent < answers; {
@@ -237,11 +255,17 @@ func (e *engine) wakeUp() int {
 }
 
 // look reads room datagrams at most, with MSG_PEEK from where the last look ended. The lengths are those that the datagrams had.
-func (e *engine) look(fd, room, flags int) int {
+func (e *engine) look(b *box, room, flags int) int {
 	for i := range room {
 		e.heads[0][i].Namelen = unix.SizeofSockaddrAny
+		if b.anywhere {
+			e.heads[0][i].Control = (*byte)(unsafe.Pointer(&e.asked[i]))
+			e.heads[0][i].SetControllen(int(unsafe.Sizeof(e.asked[i])))
+		} else {
+			e.heads[0][i].SetControllen(0)
+		}
 	}
-	return messages(unix.SYS_RECVMMSG, fd, e.heads[0][:room], unix.MSG_DONTWAIT|unix.MSG_TRUNC|flags)
+	return messages(unix.SYS_RECVMMSG, b.udp, e.heads[0][:room], unix.MSG_DONTWAIT|unix.MSG_TRUNC|flags)
 }
 
 // take takes out the n datagrams that were looked at, which are the first. The kernel keeps where the next look begins as a number of bytes;
@@ -265,7 +289,7 @@ func messages(call uintptr, fd int, h []header, flags int) int {
 	return int(n)
 }
 
-// send sends one datagram.
+// send sends one datagram. It is for who is answered later, which a socket at all addresses is not: listeners ask nobody.
 func send(fd int, p []byte, to *unix.RawSockaddrAny, toLen uint32) {
 	v := unix.Iovec{Base: &p[0]}
 	v.SetLen(len(p))

@@ -177,8 +177,6 @@ func stampOf(path string) (s stamp) {
 	return s
 }
 
-func (h *hostFile) init(r *Resolver) { h.r = r }
-
 // group is the host's servers. Where systemd-resolved listens it comes first, since it knows which link knows which domain, and those that
 // it asks itself come after.
 func (h *hostFile) group() *group {

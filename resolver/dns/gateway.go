@@ -92,30 +92,19 @@ func (r *Resolver) setGateway(ns sandbox.Namespace, id sandbox.ID, at netip.Addr
 	return r.engine.add(b)
 }
 
-// openGateway takes over the sockets that an earlier process left, or opens new ones.
+// openGateway gives the box of an address its sockets.
 func (r *Resolver) openGateway(ns sandbox.Namespace, id sandbox.ID, at netip.Addr, link string) (*box, error) {
-	b := &box{cookie: ns.Cookie(), turn: &turn{}}
-	kept := r.takeKept(string(id))
-	if b.adopt(kept) && b.through(link) {
-		return b, r.keep(id, b)
-	}
-	if err := closeAll(kept); err != nil {
-		return nil, err
-	}
-	b = &box{cookie: ns.Cookie(), turn: &turn{}, link: link}
-	err := nsthread.Do(cmp.Or(ns.Key(), r.options.Host), func() error { return b.listen(netip.AddrPortFrom(at, dnsPort), here) })
-	switch {
-	case errors.Is(err, unix.ENODEV):
-		return nil, fmt.Errorf("%w: there is no link %s: %w", errdefs.ErrNotFound, link, err)
-	case errors.Is(err, unix.EADDRINUSE):
-		return nil, fmt.Errorf("%w: another program answers there: %w", errdefs.ErrFailedPrecondition, err)
-	case err != nil:
-		return nil, err
-	}
-	if err := r.keep(id, b); err != nil {
-		return nil, errors.Join(err, closeAll([]int{b.udp, b.tcp}))
-	}
-	return b, nil
+	b := &box{cookie: ns.Cookie(), turn: &turn{}, link: link}
+	return b, r.obtain(id, b, func() bool { return b.through(link) }, func([]int) error {
+		err := nsthread.Do(cmp.Or(ns.Key(), r.options.Host), func() error { return b.listen(netip.AddrPortFrom(at, dnsPort), here) })
+		switch {
+		case errors.Is(err, unix.ENODEV):
+			return fmt.Errorf("%w: there is no link %s: %w", errdefs.ErrNotFound, link, err)
+		case errors.Is(err, unix.EADDRINUSE):
+			return fmt.Errorf("%w: another program answers there: %w", errdefs.ErrFailedPrecondition, err)
+		}
+		return err
+	})
 }
 
 // through says that the sockets of a box are bound to the link that has a name now.

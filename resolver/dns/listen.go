@@ -114,39 +114,32 @@ func (r *Resolver) openListener(l Listener, open opener) (*box, error) {
 	if r.boxes[l.box()] != nil {
 		return nil, fmt.Errorf("listen for names at %s: %w: that is said twice", l.At, errdefs.ErrInvalidArgument)
 	}
-	b := &box{turn: &turn{}, listens: true, named: l.Networks}
+	b := &box{turn: &turn{}, listens: true, named: l.Networks, anywhere: l.At.Addr().IsUnspecified()}
 	var err error
 	if b.cookie, err = cookieAt(r.options.Host); err != nil {
 		return nil, err
 	}
-	kept := r.takeKept(string(l.box()))
-	if b.adopt(kept) {
-		return b, r.keep(l.box(), b)
-	}
-	if len(kept) > 0 { // of another namespace, or retired by a process that was killed then
-		retire(kept)
-		open = besideRetired
-	}
-	if err := closeAll(kept); err != nil {
-		return nil, err
-	}
-	if err := nsthread.Do(r.options.Host, func() error { return b.listen(l.At, open) }); err != nil {
-		return nil, err
-	}
-	err = unix.SetsockoptInt(b.udp, unix.SOL_SOCKET, unix.SO_REUSEADDR, 0) // see besideRetired
-	if err == nil {
-		err = r.keep(l.box(), b)
-	}
-	if err != nil {
-		return nil, errors.Join(err, closeAll([]int{b.udp, b.tcp}))
-	}
-	return b, nil
+	return b, r.obtain(l.box(), b, func() bool { return true }, func(unfit []int) error {
+		if len(unfit) > 0 { // of another namespace, or retired by a process that was killed then
+			retire(unfit)
+			open = besideRetired
+		}
+		if err := nsthread.Do(r.options.Host, func() error { return b.listen(l.At, open) }); err != nil {
+			return err
+		}
+		return unix.SetsockoptInt(b.udp, unix.SOL_SOCKET, unix.SO_REUSEADDR, 0) // see besideRetired
+	})
 }
 
 // dropListeners has the Keeper forget the listeners of a host that has no sandboxes to tell about: it may have no daemon any more.
 func (r *Resolver) dropListeners() error {
+	r.setting.Lock()
+	defer r.setting.Unlock()
 	r.mu.RLock()
 	defer r.mu.RUnlock()
+	if len(r.kept) > 0 {
+		return nil // of sandboxes that were not set yet
+	}
 	var listeners []sandbox.ID
 	for id, b := range r.boxes {
 		if !b.listens {

@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 	mdns "github.com/miekg/dns"
 	"github.com/sealane/sealane/internal/holder"
+	"github.com/sealane/sealane/internal/nstest"
 	"github.com/sealane/sealane/resolver"
 	"github.com/sealane/sealane/resolver/dns"
 	"github.com/sealane/sealane/sandbox"
@@ -51,6 +52,39 @@ func TestListen(t *testing.T) {
 	}
 	if up.asked.Load() != 0 {
 		t.Error("somebody else was asked")
+	}
+}
+
+// An answer comes from the address that was asked, though the way back may lead from another.
+func TestListenEverywhere(t *testing.T) {
+	w := newWorld(t, func(o *dns.Options) {
+		o.Listeners = []dns.Listener{listener("0.0.0.0:5300", "blue"), listener("[::]:5301", "blue")}
+	})
+	client := nstest.New(t, "client")
+	prefixes := func(all ...string) (out []netip.Prefix) {
+		for _, p := range all {
+			out = append(out, netip.MustParsePrefix(p))
+		}
+		return out
+	}
+	nstest.Connect(w.host, client, prefixes("192.0.2.1/24", "198.51.100.1/32", "2001:db8::1/64", "2001:db8:1::1/128"), prefixes("192.0.2.2/24", "2001:db8::2/64"))
+	client.Route(netip.MustParsePrefix("198.51.100.1/32"), netip.MustParseAddr("192.0.2.1"))
+	client.Route(netip.MustParsePrefix("2001:db8:1::1/128"), netip.MustParseAddr("2001:db8::1"))
+	w.zone(blue, "blue", published("1", "web", "10.1.0.2/24"))
+	if err := w.r.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []string{"192.0.2.1:5300", "198.51.100.1:5300", "198.51.100.1:5301", "[2001:db8::1]:5301", "[2001:db8:1::1]:5301"} {
+		conn, err := client.Dial("udp", at) // connected: nobody else's answer is heard
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, typ := range []uint16{mdns.TypeA, mdns.TypeANY} {
+			if m := exchangeOn(t, &mdns.Conn{Conn: conn}, question("web", typ)); data(m) != "10.1.0.2" {
+				t.Errorf("%s: %v", at, m)
+			}
+		}
+		conn.Close()
 	}
 }
 

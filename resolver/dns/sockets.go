@@ -12,29 +12,38 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// open gives a sandbox its sockets: those that an earlier process left, else new ones.
+// open gives a sandbox its sockets.
 func (r *Resolver) open(ns sandbox.Namespace, id sandbox.ID) (*box, error) {
 	b := &box{cookie: ns.Cookie(), turn: &turn{}}
-	kept := r.takeKept(string(id))
-	if b.adopt(kept) {
-		return b, r.keep(id, b) // so that the Keeper knows where they are
-	}
-	if err := closeAll(kept); err != nil {
-		return nil, err
-	}
-	if err := r.listenIn(ns.Key(), b); err != nil {
-		if errors.Is(err, unix.ENOENT) {
-			err = fmt.Errorf("%w: %w", errdefs.ErrNotFound, err)
+	return b, r.obtain(id, b, func() bool { return true }, func([]int) error {
+		if err := r.listenIn(ns.Key(), b); err != nil {
+			if errors.Is(err, unix.ENOENT) {
+				err = fmt.Errorf("%w: %w", errdefs.ErrNotFound, err)
+			}
+			return err
 		}
-		return nil, err
+		if got, _ := cookieOf(b.udp); got != b.cookie {
+			return errors.Join(fmt.Errorf("%w: %s leads to another namespace now", errdefs.ErrNotFound, ns.Key()), closeAll([]int{b.udp, b.tcp}))
+		}
+		return nil
+	})
+}
+
+// obtain gives a box sockets: those that an earlier process left under its key, if they fit, else new ones; open is told those that do not,
+// which are closed then. setting is held.
+func (r *Resolver) obtain(id sandbox.ID, b *box, fit func() bool, open func(unfit []int) error) error {
+	if kept := r.takeKept(string(id)); !b.adopt(kept) || !fit() {
+		if err := errors.Join(open(kept), closeAll(kept)); err != nil {
+			return err
+		}
 	}
-	if got, _ := cookieOf(b.udp); got != b.cookie {
-		return nil, errors.Join(fmt.Errorf("%w: %s leads to another namespace now", errdefs.ErrNotFound, ns.Key()), closeAll([]int{b.udp, b.tcp}))
+	if r.options.Keeper == nil {
+		return nil
 	}
-	if err := r.keep(id, b); err != nil {
-		return nil, errors.Join(err, closeAll([]int{b.udp, b.tcp}))
+	if err := r.options.Keeper.Keep(string(id), b.udp, b.tcp); err != nil { // also what it kept: it learns where that is
+		return errors.Join(err, closeAll([]int{b.udp, b.tcp}))
 	}
-	return b, nil
+	return nil
 }
 
 // listenIn opens the sockets of a sandbox in the namespace whose file is path.
@@ -49,13 +58,6 @@ func (r *Resolver) listenIn(path string, b *box) error {
 // here opens a socket in the namespace of this thread.
 func here(family, typ int) (int, error) {
 	return unix.Socket(family, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-}
-
-func (r *Resolver) keep(id sandbox.ID, b *box) error {
-	if r.options.Keeper == nil {
-		return nil
-	}
-	return r.options.Keeper.Keep(string(id), b.udp, b.tcp)
 }
 
 // adopt takes sockets over if they are a pair in the right namespace.
@@ -81,6 +83,17 @@ func (b *box) adopt(fds []int) bool {
 // lookFromStart has the next look at what waits begin with the first, which an earlier process may have looked at too.
 func lookFromStart(fd int) error {
 	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0)
+}
+
+// tellAsked has the kernel say with each datagram to which address it came, at a socket that has all.
+func tellAsked(fd int, at netip.Addr) error {
+	switch {
+	case !at.IsUnspecified():
+		return nil
+	case at.Is4():
+		return unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_PKTINFO, 1)
+	}
+	return unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_RECVPKTINFO, 1)
 }
 
 func (b *box) findPort() error {
@@ -150,7 +163,7 @@ func (open opener) bound(at netip.AddrPort, link string, typ int) (int, error) {
 		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 	}
 	if err == nil && typ == unix.SOCK_DGRAM {
-		err = lookFromStart(fd)
+		err = errors.Join(lookFromStart(fd), tellAsked(fd, at.Addr()))
 	}
 	if err == nil {
 		err = unix.Bind(fd, to)
