@@ -235,8 +235,12 @@ func (c *Controller) mendOwner(ctx context.Context, owner string) error {
 
 func (c *Controller) mendNetwork(ctx context.Context, id endpoint.NetworkID) error {
 	n, found, err := maybe(c.networkRecord(ctx, id))
-	if err != nil || !found {
+	if err != nil {
 		return err
+	}
+	if !found {
+		c.mender.forget(networkOwner(id))
+		return nil
 	}
 	if err := c.answers(ctx, n); err != nil {
 		return err
@@ -300,8 +304,12 @@ func (c *Controller) mendEndpoints(ctx context.Context, n netdriver.Network) err
 // mendSandbox converges a sandbox, away if its namespace is gone.
 func (c *Controller) mendSandbox(ctx context.Context, id sandbox.ID) error {
 	info, found, err := maybe(c.sandboxRecord(ctx, id))
-	if err != nil || !found {
+	if err != nil {
 		return err
+	}
+	if !found {
+		c.mender.forget(sandboxOwner(id))
+		return nil
 	}
 	gone, err := c.isGone(ctx, info)
 	if err != nil {

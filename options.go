@@ -19,7 +19,7 @@ import (
 // Options is what a Controller is made of. cmd/sealane and examples choose the rooms. The caller keeps what it gives and closes it
 // after the Controller.
 type Options struct {
-	Instance string          // owner of tables, aliases and namespaces; "" "sealane". A second one of a name in a namespace is refused
+	Instance string          // owner of tables, aliases and namespaces; "": sealane. A second one of a name in a namespace is refused
 	Run      datastore.Store // required: dies with the boot
 	Root     datastore.Store // nil: Run
 	Cluster  datastore.Store // nil: this host alone

@@ -19,9 +19,9 @@ func FuzzOptions(f *testing.F) {
 	f.Add("com.example.other", "x")
 	f.Add("mtu", "1400")
 	f.Fuzz(func(t *testing.T, key, value string) {
-		_, err := host.ParseOptions(map[string]string{key: value})
-		if strings.Contains(key, ".") && err != nil || !strings.Contains(key, ".") && !errdefs.IsInvalidArgument(err) {
-			t.Fatalf("option %q: %v", key, err)
+		o, err := host.ParseOptions(map[string]string{key: value})
+		if strings.Contains(key, ".") && (err != nil || len(o.Labels()) > 0) || !strings.Contains(key, ".") && !errdefs.IsInvalidArgument(err) {
+			t.Fatalf("option %q: %v, %v", key, o, err)
 		}
 	})
 }
