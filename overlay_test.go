@@ -3,10 +3,12 @@ package sealane_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -18,6 +20,7 @@ import (
 	"github.com/sealane/sealane/internal/nstest"
 	"github.com/sealane/sealane/ipam/block"
 	"github.com/sealane/sealane/netdriver"
+	"github.com/sealane/sealane/sandbox"
 )
 
 // sharing is what a world is of a cluster.
@@ -119,6 +122,40 @@ func TestOverlay(t *testing.T) {
 			db.meets(late)
 		})
 	}
+}
+
+var firsts = flag.Int("firsts", 10, "how many containers talk to another host at once when they have joined")
+
+// Who talks to another host's container as soon as it has joined is answered as soon as that host knows of it: whoever asks for its address
+// there a moment too early need not ask again, which in this test would be ten minutes later.
+func TestFirstPacket(t *testing.T) {
+	one, two := newPair(t, false)
+	here, there := overlay(t, one, two, "blue")
+	db := two.container("db", nil, there)
+	db.as().Run("sysctl", "-qw", "net.ipv4.neigh.eth0.retrans_time_ms=600000")
+	l := db.as().Listen("tcp", "0.0.0.0:80")
+	go func() {
+		for c, err := l.Accept(); err == nil; c, err = l.Accept() {
+			c.Close()
+		}
+	}()
+	to := netip.AddrPortFrom(db.address(false), 80).String()
+	var waits []time.Duration
+	for i := range *firsts {
+		name := fmt.Sprint("web", i)
+		c := one.sandbox(sandbox.Spec{Name: name})
+		web := c.as()
+		c.join(here, endpoint.Spec{Name: name})
+		joined := time.Now()
+		conn, err := web.Dial("tcp", to)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		waits = append(waits, time.Since(joined))
+		conn.Close()
+	}
+	slices.Sort(waits)
+	t.Logf("connected after %v, %v at most", waits[len(waits)/2], waits[len(waits)-1])
 }
 
 // A host that lost its run store, and whose overlay runs on: what runs is taken over with its names and peers, goes on meeting the others,

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/sealane/sealane/internal/nsthread"
@@ -12,16 +13,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// announcer tells the ports of a bridge where an address is now, through one packet socket that stays open: to close one waits for a
-// grace period.
+// announcer tells the ports of a bridge where an address is now, through a packet socket. To close one waits for a grace period: the host's
+// stays open, and those of other namespaces are closed in the background.
 type announcer struct {
-	host string
+	host    string
+	closing sync.WaitGroup
 
 	mu sync.Mutex
-	fd int // -1: not open yet
+	fd int // the host's; -1: not open yet
 }
 
 func (n *announcer) close() error {
+	n.closing.Wait()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.fd < 0 {
@@ -30,23 +33,56 @@ func (n *announcer) close() error {
 	return unix.Close(n.fd)
 }
 
-// send puts a frame on a bridge, from where it reaches all ports.
-func (n *announcer) send(bridge uint32, frame []byte) error {
+// send puts frames on bridges of a namespace, from where they reach all ports.
+func (n *announcer) send(ns *Namespace, frames []outgoing) error {
+	if len(frames) == 0 {
+		return nil
+	}
+	if ns.host {
+		return n.sendFromHost(frames)
+	}
+	fd, err := packetSocket(ns.path())
+	if err != nil {
+		return err
+	}
+	defer n.closing.Go(func() { _ = unix.Close(fd) })
+	return sendAll(fd, frames)
+}
+
+func (n *announcer) sendFromHost(frames []outgoing) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.fd < 0 {
-		err := nsthread.Do(n.host, func() error {
-			fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0) // protocol 0: it hears nothing
-			if err == nil {
-				n.fd = fd
-			}
-			return err
-		})
+		fd, err := packetSocket(n.host)
 		if err != nil {
-			return fmt.Errorf("open packet socket: %w", err)
+			return err
+		}
+		n.fd = fd
+	}
+	return sendAll(n.fd, frames)
+}
+
+// packetSocket opens one in the namespace whose file is path, that hears nothing: protocol 0.
+func packetSocket(path string) (fd int, err error) {
+	err = nsthread.Do(path, func() (err error) {
+		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return -1, fmt.Errorf("open packet socket: %w", err)
+	}
+	return fd, nil
+}
+
+// sendAll sends each frame whose bridge is up: another has nobody to tell.
+func sendAll(fd int, frames []outgoing) error {
+	for _, f := range frames {
+		err := unix.Sendto(fd, f.frame, 0, &unix.SockaddrLinklayer{Ifindex: int(f.bridge), Halen: 6})
+		if err != nil && err != unix.ENETDOWN && err != unix.ENXIO {
+			return err
 		}
 	}
-	return unix.Sendto(n.fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: int(bridge), Halen: 6})
+	return nil
 }
 
 // announce has the neighbours on l's bridge and the host believe that l's announced addresses are at its far end now: the host by its own
@@ -58,12 +94,27 @@ func (a *apply) announce(master uint32, l sandbox.Link) {
 	}
 	for _, addr := range l.Announce {
 		writeNeigh(&a.batch, unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, master, addrFamily(addr), unix.NUD_STALE, 0, addr, mac)
-		frame := gratuitousARP(mac, addr)
-		if addr.Is6() {
-			frame = unsolicitedNA(mac, addr)
-		}
-		a.frames = append(a.frames, outgoing{master, frame})
+		a.frames = append(a.frames, outgoing{master, announcement(mac, addr)})
 	}
+}
+
+// announceEntry has the ports of a bridge believe a neighbour that came while the bridge was there. Who asked for it a moment before got no
+// answer, and would ask again after a second. Many at once come after a silence, and would be a storm at every port.
+func (a *apply) announceEntry(bridge uint32, l sandbox.Link, e sandbox.Entry) {
+	const many = 64
+	there := slices.ContainsFunc(a.have.Links, func(h sandbox.Link) bool { return h.Name == l.Name })
+	if l.Bridge == nil || !there || len(a.steps) > many {
+		return
+	}
+	a.frames = append(a.frames, outgoing{bridge, announcement(e.MAC, e.Addr)})
+}
+
+// announcement says that addr is at mac, to whoever hears it.
+func announcement(mac net.HardwareAddr, addr netip.Addr) []byte {
+	if addr.Is6() {
+		return unsolicitedNA(mac, addr)
+	}
+	return gratuitousARP(mac, addr)
 }
 
 // outgoing is a frame for a bridge.

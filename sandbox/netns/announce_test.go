@@ -3,8 +3,10 @@ package netns_test
 import (
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 
+	"github.com/sealane/sealane/internal/nstest"
 	"github.com/sealane/sealane/sandbox"
 )
 
@@ -49,4 +51,36 @@ func TestAnnounce(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Who asks for another host's endpoint a moment before the bridge knows it is told as soon as it does, and need not ask again, which would be
+// a second later. In this test it would be ten minutes.
+func TestAnnounceEntries(t *testing.T) {
+	r := newRoom(t, 0)
+	on, _ := r.create()
+	none, one := tunnelNamespace(0), tunnelNamespace(1)
+	r.change(on, "net/1", sandbox.Config{}, none)
+	asking, _ := r.create()
+	outer, inner := endpoint(2, asking.Key())
+	outer.Links[0].Master = "br0"
+	inner.Links[0].Addrs, inner.Routes = prefixes("10.1.0.2/16", "fd00:1::2/64"), nil
+	r.change(on, "ep/2", sandbox.Config{}, outer)
+	r.change(asking, "sb/2", sandbox.Config{}, inner)
+	r.inside(asking, "sysctl", "-qw", "net.ipv4.neigh.eth0.retrans_time_ms=600000", "net.ipv6.neigh.eth0.retrans_time_ms=600000")
+
+	entries := one.Links[0].Entries
+	for _, e := range entries {
+		r.inside(asking, "sh", "-c", "ping -c1 -W1 "+e.Addr.String()+" || true")
+		if got := r.inside(asking, "ip", "neigh", "show", e.Addr.String()); !strings.Contains(got, "INCOMPLETE") {
+			t.Fatalf("%s is not asked for: %s", e.Addr, got)
+		}
+	}
+	r.change(on, "net/1", none, one)
+	for _, e := range entries {
+		nstest.Eventually(t, e.Addr.String()+" is known", func() bool {
+			return strings.Contains(r.inside(asking, "ip", "neigh", "show", e.Addr.String()), "lladdr "+e.MAC.String())
+		})
+	}
+	r.change(on, "ep/2", outer, sandbox.Config{})
+	r.change(on, "net/1", one, sandbox.Config{})
 }

@@ -210,10 +210,8 @@ func (a *apply) flush(ctx context.Context) error {
 func (a *apply) sendFrames() error {
 	frames := a.frames
 	a.frames = nil
-	for _, f := range frames {
-		if err := a.ns.p.announcer.send(f.bridge, f.frame); err != nil {
-			return fmt.Errorf("announce an address: %w", err)
-		}
+	if err := a.ns.p.announcer.send(a.ns, frames); err != nil {
+		return fmt.Errorf("announce an address: %w", err)
 	}
 	return nil
 }

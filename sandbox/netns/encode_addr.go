@@ -191,6 +191,9 @@ func (a *apply) entry(ctx context.Context, op sandbox.Op, l sandbox.Link, e sand
 	}
 	if e.Addr.IsValid() {
 		writeNeigh(&a.batch, typ, flags, index, addrFamily(e.Addr), unix.NUD_PERMANENT, 0, e.Addr, e.MAC)
+		if op == sandbox.SetEntry {
+			a.announceEntry(index, l, e)
+		}
 	}
 	if !e.Via.IsValid() {
 		return nil
