@@ -3,6 +3,7 @@ package sealane_test
 import (
 	"flag"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/sealane/sealane/datastore"
@@ -54,16 +55,23 @@ func TestScenariosOnServers(t *testing.T) {
 	}
 }
 
-// openAt opens a store by a server of a cluster, from where that is, and closes it with the test.
+// openAt opens a store by the servers of a cluster, one first, from where that is, and closes it with the test.
 func openAt(t *testing.T, c *servertest.Cluster, server int, prefix string) datastore.Store {
 	t.Helper()
-	at := c.Servers[server]
+	all := c.Endpoints()
+	return openFrom(t, c, server, prefix, slices.Concat(all[server:], all[:server])...)
+}
+
+// openFrom opens a store by those servers of a cluster that are named.
+func openFrom(t *testing.T, c *servertest.Cluster, server int, prefix string, endpoints ...string) datastore.Store {
+	t.Helper()
+	dial := c.Servers[server].Host.DialContext
 	var s datastore.Store
 	var err error
 	if c.Kind == servertest.Consul {
-		s, err = consul.Open(consul.Options{Address: at.Endpoint(), Prefix: prefix, Dial: at.Host.DialContext})
+		s, err = consul.Open(consul.Options{Addresses: endpoints, Prefix: prefix, Dial: dial})
 	} else {
-		s, err = etcd.Open(etcd.Options{Endpoints: []string{at.Endpoint()}, Prefix: prefix, Dial: at.Host.DialContext})
+		s, err = etcd.Open(etcd.Options{Endpoints: endpoints, Prefix: prefix, Dial: dial})
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -37,7 +37,7 @@ func watched(t *testing.T, c *servertest.Cluster, n int) (most int64) {
 	wires := make([]*storetest.Wire, n)
 	for i := range n {
 		wires[i] = storetest.NewWire(server.Host.DialContext)
-		s, err := consul.Open(consul.Options{Address: server.Endpoint(), Prefix: fmt.Sprint("watched/", n), Dial: wires[i].Dial})
+		s, err := consul.Open(consul.Options{Addresses: []string{server.Endpoint()}, Prefix: fmt.Sprint("watched/", n), Dial: wires[i].Dial})
 		if err != nil {
 			t.Fatal(err)
 		}

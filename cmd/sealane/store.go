@@ -28,7 +28,7 @@ type storeFlags struct {
 }
 
 func (f *storeFlags) declare(flags *pflag.FlagSet) {
-	flags.StringVar(&f.url, "store", "bolt", "where networks that hosts share are kept: bolt (there are none), consul://H:P[/prefix] or etcd://H:P,H:P[/prefix]")
+	flags.StringVar(&f.url, "store", "bolt", "where networks that hosts share are kept: bolt (there are none), consul://H:P,H:P[/prefix] or etcd://H:P,H:P[/prefix]")
 	flags.StringVar(&f.ca, "store-ca", "", "file of the CA certificates of the store's servers; this or --store-cert has TLS used")
 	flags.StringVar(&f.cert, "store-cert", "", "file of the certificate that is shown to the store")
 	flags.StringVar(&f.key, "store-key", "", "file of its key")
@@ -56,7 +56,7 @@ func (f storeFlags) parse() (u storeURL, err error) {
 	scheme, rest, isURL := strings.Cut(f.url, "://")
 	u.scheme = scheme
 	if isURL != (scheme == "consul" || scheme == "etcd") || !isURL && scheme != "bolt" {
-		return u, bad("want bolt, consul://H:P[/prefix] or etcd://H:P,H:P[/prefix]")
+		return u, bad("want bolt, consul://H:P,H:P[/prefix] or etcd://H:P,H:P[/prefix]")
 	}
 	if err := f.match(scheme); err != nil || !isURL {
 		return u, err
@@ -68,9 +68,6 @@ func (f storeFlags) parse() (u storeURL, err error) {
 		if err != nil || host == "" || port == "" {
 			return u, bad("want host:port, IPv6 in brackets")
 		}
-	}
-	if scheme == "consul" && len(u.hosts) > 1 {
-		return u, bad("Consul is reached at one address: the agent's on this host, or a server's")
 	}
 	_, err = datastore.NewLayout(prefix)
 	if err != nil {
@@ -124,7 +121,7 @@ func (f storeFlags) open() (datastore.Store, error) {
 		return nil, err
 	}
 	if u.scheme == "consul" {
-		return consul.Open(consul.Options{Address: u.hosts[0], Prefix: u.prefix, TLS: secure, Token: token})
+		return consul.Open(consul.Options{Addresses: u.hosts, Prefix: u.prefix, TLS: secure, Token: token})
 	}
 	return etcd.Open(etcd.Options{Endpoints: u.hosts, Prefix: u.prefix, TLS: secure, User: f.user, Password: password})
 }

@@ -21,6 +21,7 @@ func TestStoreURL(t *testing.T) {
 		{"bolt", storeURL{scheme: "bolt"}},
 		{"consul://127.0.0.1:8500", storeURL{"consul", []string{"127.0.0.1:8500"}, ""}},
 		{"consul://[2001:db8::1]:8500/a/b", storeURL{"consul", []string{"[2001:db8::1]:8500"}, "a/b"}},
+		{"consul://a:8500,[2001:db8::1]:8500/x", storeURL{"consul", []string{"a:8500", "[2001:db8::1]:8500"}, "x"}},
 		{"etcd://a:2379,b:2379/x", storeURL{"etcd", []string{"a:2379", "b:2379"}, "x"}},
 	} {
 		got, err := storeFlags{url: c.url}.parse()
@@ -28,7 +29,7 @@ func TestStoreURL(t *testing.T) {
 			t.Errorf("%s: got %v, %v, want %v", c.url, got, err, c.want)
 		}
 	}
-	for _, url := range []string{"", "consul", "bolt://x", "redis://a:1", "consul://", "consul://a", "consul://a:1,b:1", "etcd://a:1,", "etcd://:1",
+	for _, url := range []string{"", "consul", "bolt://x", "redis://a:1", "consul://", "consul://a", "consul://a:1,b", "etcd://a:1,", "etcd://:1",
 		"etcd://a:1/../x", "etcd://u:secret@a:1"} {
 		if got, err := (storeFlags{url: url}).parse(); !errdefs.IsInvalidArgument(err) || strings.Contains(err.Error(), "secret@") {
 			t.Errorf("%s: got %v, %v, want InvalidArgument without the secret", url, got, err)

@@ -19,11 +19,11 @@ type attempt struct {
 }
 
 func (a *attempt) Get(ctx context.Context, key string) ([]byte, uint64, error) {
-	pair, _, err := a.store.get(ctx, a.store.layout.Key(key), &api.QueryOptions{RequireConsistent: a.readOnly})
-	if err != nil || pair == nil {
+	f, err := a.store.get(ctx, a.store.layout.Key(key), &api.QueryOptions{RequireConsistent: a.readOnly})
+	if err != nil || f.pair == nil {
 		return nil, 0, err
 	}
-	return present(pair.Value), pair.ModifyIndex, nil
+	return present(f.pair.Value), f.pair.ModifyIndex, nil
 }
 
 func (a *attempt) List(ctx context.Context, dir string) ([]datastore.Entry, uint64, error) {
@@ -42,7 +42,7 @@ func (a *attempt) Valid(ctx context.Context, reads []datastore.Read) (bool, erro
 	}
 	checks := a.checks(reads)
 	if len(checks) <= maxOps {
-		return a.store.txn(ctx, checks, len(checks))
+		return a.store.check(ctx, checks)
 	}
 	// Several checks hold at one moment if nothing at all was changed from before the first until after the last.
 	before, err := a.store.index(ctx)
@@ -50,7 +50,7 @@ func (a *attempt) Valid(ctx context.Context, reads []datastore.Read) (bool, erro
 		return false, err
 	}
 	for part := range slices.Chunk(checks, maxOps) {
-		if ok, err := a.store.txn(ctx, part, len(part)); !ok || err != nil {
+		if ok, err := a.store.check(ctx, part); !ok || err != nil {
 			return false, err
 		}
 	}

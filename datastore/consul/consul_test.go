@@ -49,7 +49,7 @@ func open(t testing.TB, server *servertest.Server, o consul.Options) *consul.Sto
 
 func openAt(t testing.TB, endpoints []string, o consul.Options) *consul.Store {
 	t.Helper()
-	o.Address = endpoints[0]
+	o.Addresses = endpoints
 	s, err := consul.Open(o)
 	if err != nil {
 		t.Fatal(err)

@@ -21,12 +21,12 @@ func (s *Store) Announce(ctx context.Context, key string, value []byte) (<-chan 
 	if err := foot.Write(key, present(value)); err != nil {
 		return nil, err
 	}
-	var session string
-	err := s.request(ctx, 0, func(ctx context.Context) (err error) {
+	// A session too many, made when an answer was lost, ends by itself.
+	session, err := read(ctx, s, func(ctx context.Context, c *api.Client) (id string, err error) {
 		// Without a delay, or the next who holds the key would have to wait.
 		entry := &api.SessionEntry{Name: "sealane", Behavior: api.SessionBehaviorDelete, TTL: ttl.String(), LockDelay: time.Nanosecond}
-		session, _, err = s.client.Session().CreateNoChecks(entry, (&api.WriteOptions{}).WithContext(ctx))
-		return err
+		id, _, err = c.Session().CreateNoChecks(entry, (&api.WriteOptions{}).WithContext(ctx))
+		return id, err
 	})
 	if err == nil {
 		err = s.hold(ctx, key, value, session)
@@ -43,8 +43,8 @@ func (s *Store) Announce(ctx context.Context, key string, value []byte) (<-chan 
 func (s *Store) hold(ctx context.Context, key string, value []byte, session string) error {
 	dir, _ := datastore.Split(key)
 	at := s.layout.Key(key)
-	pair, _, err := s.get(ctx, at, &api.QueryOptions{RequireConsistent: true})
-	ok := false
+	f, err := s.get(ctx, at, &api.QueryOptions{RequireConsistent: true})
+	pair, ok := f.pair, false
 	switch {
 	case err != nil:
 	case pair == nil:
@@ -87,14 +87,15 @@ func (s *Store) renew(ctx context.Context, session string, lost chan struct{}) {
 			return
 		}
 		asked := time.Now()
-		err := s.request(ctx, 0, func(ctx context.Context) error {
-			entry, _, err := s.client.Session().Renew(session, (&api.WriteOptions{}).WithContext(ctx))
-			if err == nil && entry == nil {
-				last = time.Time{}
-			}
-			return err
+		entry, err := read(ctx, s, func(ctx context.Context, c *api.Client) (*api.SessionEntry, error) {
+			entry, _, err := c.Session().Renew(session, (&api.WriteOptions{}).WithContext(ctx))
+			return entry, err
 		})
-		if err == nil && !last.IsZero() {
+		switch {
+		case err != nil:
+		case entry == nil:
+			return
+		default:
 			last = asked
 		}
 	}
@@ -102,8 +103,7 @@ func (s *Store) renew(ctx context.Context, session string, lost chan struct{}) {
 
 // destroy ends a session at once; one that Consul does not hear of ends by itself.
 func (s *Store) destroy(session string) {
-	_ = s.request(context.Background(), 0, func(ctx context.Context) error {
-		_, err := s.client.Session().Destroy(session, (&api.WriteOptions{}).WithContext(ctx))
-		return err
+	_, _ = read(context.Background(), s, func(ctx context.Context, c *api.Client) (*api.WriteMeta, error) {
+		return c.Session().Destroy(session, (&api.WriteOptions{}).WithContext(ctx))
 	})
 }

@@ -23,8 +23,9 @@ const (
 // follower is a datastore.Follower. It waits for the generation, of which every transaction makes a new one: that costs nothing while
 // nothing happens, in directories large and small. Then it reads the directory.
 //
-// It waits at the server that is asked, and reads from the leader. Waiting at the leader, to which the server would hand the request on,
-// nobody would be told for as long as the request lasts when that leader is cut off and another elected.
+// It waits at the server that is asked, and reads from the leader, which must still be it. Waiting at the leader, to which the server would
+// hand the request on, nobody would be told for as long as the request lasts when that leader is cut off and another elected. Indexes are
+// those of all servers, so it goes on where it was when another one is asked: one that lags waits until it is there.
 type follower struct {
 	store *Store
 	dir   string
@@ -37,11 +38,11 @@ type follower struct {
 
 func (f *follower) Full(ctx context.Context) (map[string][]byte, error) {
 	// The generation first: Consul refuses a key that may not be read, but leaves it out of a directory.
-	_, meta, err := f.store.get(ctx, f.store.layout.Generation(f.dir), &api.QueryOptions{})
+	generation, err := f.store.get(ctx, f.store.layout.Generation(f.dir), &api.QueryOptions{RequireConsistent: true})
 	if err != nil {
 		return nil, err
 	}
-	f.index = meta.LastIndex
+	f.index = generation.meta.LastIndex
 	if err := f.read(ctx); err != nil {
 		return nil, err
 	}
@@ -61,7 +62,7 @@ func (f *follower) Next(ctx context.Context) (datastore.Batch, error) {
 }
 
 func (f *follower) read(ctx context.Context) error {
-	d, err := f.store.directory(ctx, f.dir, &api.QueryOptions{})
+	d, err := f.store.directory(ctx, f.dir, &api.QueryOptions{RequireConsistent: true})
 	if err != nil {
 		return err
 	}
@@ -77,23 +78,24 @@ func (f *follower) wait(ctx context.Context) (moved bool, err error) {
 	if f.sessions {
 		return f.heed(ctx)
 	}
-	q := &api.QueryOptions{WaitIndex: max(f.index, f.seen, 1), WaitTime: idle * f.store.timeout, AllowStale: true}
-	pair, meta, err := f.store.get(ctx, f.store.layout.Generation(f.dir), q)
-	if err == nil {
-		err = f.store.led(meta)
-	}
-	if err != nil {
+	from := max(f.index, f.seen, 1)
+	var pair *api.KVPair
+	meta, err := f.store.linger(ctx, &api.QueryOptions{WaitIndex: from, WaitTime: idle * f.store.timeout, AllowStale: true},
+		func(c *api.Client, q *api.QueryOptions) (meta *api.QueryMeta, err error) {
+			pair, meta, err = c.KV().Get(f.store.layout.Generation(f.dir), q)
+			return meta, err
+		})
+	if err != nil || meta == nil {
 		return false, err
 	}
 	if meta.LastIndex < f.index { // the server was restored: https://developer.hashicorp.com/consul/api-docs/features/blocking
 		return false, datastore.ErrOutdated
 	}
-	ended := meta.LastIndex > q.WaitIndex
 	f.index = meta.LastIndex
 	if pair != nil && pair.ModifyIndex != f.seen || pair == nil && f.seen != 0 {
 		return true, nil
 	}
-	if ended {
+	if meta.LastIndex > from {
 		rest(ctx, calm)
 	}
 	return false, nil
@@ -101,16 +103,12 @@ func (f *follower) wait(ctx context.Context) (moved bool, err error) {
 
 // heed is wait for a directory with records that end with a session, which moves no generation.
 func (f *follower) heed(ctx context.Context) (moved bool, err error) {
-	var meta *api.QueryMeta
-	err = f.store.request(ctx, heed, func(ctx context.Context) error {
-		q := &api.QueryOptions{WaitIndex: max(f.index, 1), WaitTime: heed, AllowStale: true}
-		_, meta, err = f.store.client.KV().Keys(f.store.layout.Generation(f.dir), "", q.WithContext(ctx))
-		return err
-	})
-	if err == nil {
-		err = f.store.led(meta)
-	}
-	if err != nil {
+	meta, err := f.store.linger(ctx, &api.QueryOptions{WaitIndex: max(f.index, 1), WaitTime: heed, AllowStale: true},
+		func(c *api.Client, q *api.QueryOptions) (meta *api.QueryMeta, err error) {
+			_, meta, err = c.KV().Keys(f.store.layout.Generation(f.dir), "", q)
+			return meta, err
+		})
+	if err != nil || meta == nil {
 		return false, err
 	}
 	before := f.index

@@ -88,7 +88,7 @@ func (c *Cluster) etcdArguments(s *Server) []string {
 		"--listen-client-urls="+client, "--advertise-client-urls="+client,
 		"--listen-peer-urls="+s.peerURL(), "--initial-advertise-peer-urls="+s.peerURL(),
 		"--initial-cluster="+strings.Join(initial, ","), "--initial-cluster-state="+etcdInitial,
-		"--heartbeat-interval="+etcdHeartbeat, "--election-timeout="+etcdElection, "--logger=zap", "--log-level=error")
+		"--heartbeat-interval="+etcdHeartbeat, "--election-timeout="+etcdElection, "--pre-vote", "--logger=zap", "--log-level=error")
 }
 
 func (s *Server) peerURL() string { return fmt.Sprintf("http://%s:%d", s.Addr, etcdPeerPort) }

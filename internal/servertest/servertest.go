@@ -112,13 +112,8 @@ func (c *Cluster) Endpoints() (all []string) {
 	return all
 }
 
-// URL is what `sealane serve --store` takes: all endpoints of etcd, the first server of Consul.
-func (c *Cluster) URL() string {
-	if c.Kind == Consul {
-		return "consul://" + c.Servers[0].Endpoint()
-	}
-	return "etcd://" + strings.Join(c.Endpoints(), ",")
-}
+// URL is what `sealane serve --store` takes.
+func (c *Cluster) URL() string { return string(c.Kind) + "://" + strings.Join(c.Endpoints(), ",") }
 
 // Leader waits until a majority names one, and returns it. Who was killed or cut off is named a while longer: say whom not to wait for.
 func (c *Cluster) Leader(not ...*Server) *Server {
