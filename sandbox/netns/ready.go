@@ -18,6 +18,7 @@ type ready struct {
 	mu      sync.Mutex
 	spaces  []*space
 	taken   time.Time     // when the last one was
+	resting bool          // run looks again by itself, later
 	full    chan struct{} // closed while as many are ready as there should be
 	wake    chan struct{}
 	stop    chan struct{}
@@ -50,9 +51,11 @@ func (r *ready) take() *space {
 	s := r.spaces[n-1]
 	r.spaces = r.spaces[:n-1]
 	r.taken = time.Now()
-	select {
-	case r.wake <- struct{}{}:
-	default:
+	if !r.resting || len(r.spaces) == 0 { // to wake somebody costs who takes
+		select {
+		case r.wake <- struct{}{}:
+		default:
+		}
 	}
 	return s
 }
@@ -115,7 +118,9 @@ func (r *ready) due() (wait time.Duration, short bool) {
 	if len(r.spaces) > 0 {
 		wait = time.Until(r.taken.Add(quiet))
 	}
-	return wait, len(r.spaces) < r.size
+	short = len(r.spaces) < r.size
+	r.resting = short && wait > 0
+	return wait, short
 }
 
 // close stops and gives what is left.
