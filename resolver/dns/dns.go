@@ -7,7 +7,8 @@
 //	zone.go, wire.go       names of a network, and answers from prepared bytes
 //	local.go               the other answers about our own names
 //	gateway.go, listen.go  where others than sandboxes ask
-//	engine.go, tcp.go      sockets
+//	sockets.go             sockets, new or kept by an earlier process
+//	engine.go, tcp.go      who waits for them
 //	forward.go, group.go, server.go, cache.go, queue.go   other people's names
 package dns
 
