@@ -28,31 +28,38 @@ func (c *Controller) watchNotices(ctx context.Context) {
 	}, func() {})
 }
 
-// lookAt takes over a change of a network's record, or gives back the blocks of one that is to go and has no endpoint here.
+// lookAt takes over a change of a network's record, or gives back the blocks of one that is to go and has no endpoint here. The notice goes
+// when the record was read; what fails afterwards is mended.
 func (c *Controller) lookAt(ctx context.Context, id endpoint.NetworkID) error {
 	unlock, err := c.locks.exclusive(ctx, networkOwner(id))
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	err = c.o.Cluster.Update(ctx, func(tx datastore.Tx) error { return noticeTable(c.o.Host).Delete(tx, string(id)) })
+	n, here, err := maybe(c.replica(ctx, id))
 	if err != nil {
 		return err
 	}
-	n, here, err := maybe(c.replica(ctx, id))
-	if err != nil || !here {
-		return err
-	}
-	now, found, err := maybe(view(ctx, c.o.Cluster, func(tx datastore.Tx) (netdriver.Network, error) { return networkTable().Get(tx, string(id)) }))
+	var now netdriver.Network
+	found := false
+	err = c.o.Cluster.Update(ctx, func(tx datastore.Tx) (err error) {
+		if now, found, err = maybe(networkTable().Get(tx, string(id))); err != nil {
+			return err
+		}
+		return noticeTable(c.o.Host).Delete(tx, string(id))
+	})
 	switch {
-	case err != nil:
+	case err != nil || !here:
 		return err
 	case !found || now.Deleting:
-		return c.giveUp(ctx, id)
-	case equal(n, now):
-		return nil
+		err = c.giveUp(ctx, id)
+	case !equal(n, now):
+		err = c.takeOver(ctx, now)
 	}
-	return c.takeOver(ctx, now)
+	if err != nil {
+		c.mender.later(networkOwner(id), err)
+	}
+	return err
 }
 
 // takeOver makes this host's part of a network match a changed record. The caller holds the network.

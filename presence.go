@@ -308,9 +308,10 @@ func (c *Controller) giveUpLater(ctx context.Context, id string) {
 		return
 	case <-time.After(c.o.HostLost):
 	}
-	if err := c.RemoveHost(ctx, id); err != nil && !errdefs.IsNotFound(err) && ctx.Err() == nil {
+	switch err := c.RemoveHost(ctx, id); {
+	case err == nil:
+		c.log.Warn("a host was away for too long and is given up", "host", id, "after", c.o.HostLost)
+	case ctx.Err() == nil && !errdefs.IsNotFound(err): // it did not come back, and no other host was quicker
 		c.log.Warn("a lost host is not given up", "host", id, "error", err)
-		return
 	}
-	c.log.Warn("a host was away for too long and is given up", "host", id, "after", c.o.HostLost)
 }

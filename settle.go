@@ -27,7 +27,7 @@ func (c *Controller) watchNetwork(ctx context.Context, sh *sharing) {
 		c.follow(ctx, publishedTable(sh.id).Dir, func(b datastore.Batch) {
 			sh.take(b)
 			poke(sh.kick)
-		}, func() { sh.known.Do(func() { close(sh.first) }) })
+		}, sh.peersKnown)
 	})
 	c.work.Go(func() { c.keepSettled(ctx, sh) })
 }

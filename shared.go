@@ -208,7 +208,8 @@ func (c *Controller) use(ctx context.Context, id endpoint.NetworkID) (netdriver.
 		}
 		now.Deleting = false
 		if !known || !equal(n, now) {
-			if n = now; c.putReplica(ctx, n) != nil {
+			n = now
+			if err := c.putReplica(ctx, n); err != nil {
 				return n, err
 			}
 		}
