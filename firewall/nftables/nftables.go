@@ -82,11 +82,11 @@ func (o *Opener) Open(ctx context.Context, key string) (firewall.Firewall, error
 		path = o.options.Host
 	}
 	socket, err := o.socket(path)
-	if err == nil {
-		err = socket.SetBuffers(buffers)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("open firewall of %q: %w", path, kinded(err))
+	}
+	if err := socket.SetBuffers(buffers); err != nil {
+		return nil, errors.Join(fmt.Errorf("open firewall of %q: %w", path, kinded(err)), socket.Close())
 	}
 	t := newTable(o.options.Instance, o.sets)
 	t.socket, t.path, t.host = socket, path, key == ""
