@@ -16,7 +16,7 @@ KERNEL      := $(CACHE)/kernel
 
 export PATH := $(PATH):/usr/sbin:/sbin:$(SERVERS)
 
-.PHONY: docker-demo demo overlay-demo overlay-demo-vm test verify fuzz bench check servers
+.PHONY: docker-demo demo overlay-demo overlay-demo-vm test systemd verify fuzz bench check servers
 
 demo: ## two containers on a network that talk
 	go build -o bin/quickstart ./examples/quickstart
@@ -56,6 +56,13 @@ servers: ## Consul and etcd, which tests of stores run against, and newer Docker
 	scripts/consul $(SERVERS)
 	scripts/unpack trixie $(SERVERS)/../docker26 docker.io containerd
 	scripts/unpack forky $(SERVERS)/../docker28 docker.io docker-cli containerd
+
+systemd: ## the daemon as a service of a systemd that keeps descriptors, on a machine in QEMU; no root needed
+	scripts/need qemu-system-x86_64:qemu-system-x86 busybox:busybox-static
+	scripts/kernel $(KERNEL)
+	scripts/unpack trixie $(SERVERS)/../systemd systemd libsystemd-shared libc6 libmount1 libblkid1 libselinux1 libpcre2-8-0 libseccomp2 libcap2 \
+		libaudit1 libcap-ng0 libpam0g libcrypt1 libacl1 libssl3t64 libapparmor1 zlib1g libzstd1
+	go test -count=1 -v -run '^TestSystemd$$' ./cmd/sealane -args -systemd
 
 verify: check ## checks, the floors, the README
 	scripts/need nft:nftables busybox:busybox-static

@@ -27,7 +27,11 @@ import (
 
 // The test binary is sealane too, and two ends of a connection for what runs in sandboxes.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"sealane": main, "greet": greet, "fetch": fetch, "box-says": boxSays, "no-links-of-ours": noLinks, "asked": asked})
+	if os.Getpid() == 1 {
+		becomeSystemd()
+		return
+	}
+	testscript.Main(m, map[string]func(){"agent": obeyMachine, "questions": askQuestions, "engine-call": callEngine, "sealane": main, "greet": greet, "fetch": fetch, "box-says": boxSays, "no-links-of-ours": noLinks, "asked": asked})
 }
 
 // greet PORT NAME [ADDRESS] listens on a TCP port, of one address or all, and says hello with its name to everybody.

@@ -62,6 +62,25 @@ func (i *Image) Program(name, source string) error {
 	return errors.Join(errs...)
 }
 
+// Foreign adds a program of another Debian for amd64, whose packages are unpacked below root, with the libraries that it would load there.
+func (i *Image) Foreign(root, name string) error {
+	const where = "/usr/lib/x86_64-linux-gnu"
+	loader, err := interpreter(root + name)
+	if err != nil {
+		return err
+	}
+	theirs := filepath.Join(root, "usr", loader) // /lib64 is /usr/lib64
+	out, err := exec.Command(theirs, "--library-path", root+where+":"+root+where+"/systemd", "--list", root+name).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("libraries of %s: %w: %s", name, err, out)
+	}
+	errs := []error{i.copy(name, root+name), i.copy(loader, theirs)}
+	for _, library := range libraries(string(out)) {
+		errs = append(errs, i.copy(path.Join(where, path.Base(library)), library))
+	}
+	return errors.Join(errs...)
+}
+
 // interpreter is the loader that a program names; "" for a static one.
 func interpreter(source string) (string, error) {
 	f, err := elf.Open(source)

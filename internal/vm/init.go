@@ -19,37 +19,46 @@ import (
 // Init is the first process of a machine: it mounts what every Linux has, loads the image's modules, and from then on runs what Boot's
 // caller asks for and buries whoever dies. It does not return: when it fails the machine is switched off.
 func Init() {
-	line, err := setUp()
+	err := Prepare()
 	if err == nil {
-		err = obey(line, newFamily())
+		err = Obey()
 	}
 	fmt.Fprintln(os.Stderr, "init:", err)
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 }
 
-// setUp prepares the machine and opens the line to its user.
-func setUp() (line *os.File, err error) {
+// Obey runs what Boot's caller asks for, until the line to it breaks. Where another init is the first process, one of its services does it.
+func Obey() error {
+	line, err := os.OpenFile("/dev/ttyS1", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return err
+	}
+	if err := raw(line); err != nil {
+		return err
+	}
+	return obey(line, newFamily())
+}
+
+// Prepare mounts what every Linux has and loads the image's modules.
+func Prepare() error {
 	if err := os.Setenv("PATH", "/bin"); err != nil {
-		return nil, err
+		return err
 	}
 	for _, m := range []struct{ kind, at string }{{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}, {"tmpfs", "/run"}, {"tmpfs", "/tmp"}} {
 		if err := errors.Join(os.MkdirAll(m.at, 0o755), unix.Mount(m.kind, m.at, m.kind, 0, "")); err != nil {
-			return nil, fmt.Errorf("mount %s: %w", m.at, err)
+			return fmt.Errorf("mount %s: %w", m.at, err)
 		}
 	}
 	modules, err := filepath.Glob(modulesDir + "/*.ko")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, file := range modules {
 		if err := load(file); err != nil {
-			return nil, fmt.Errorf("load %s: %w", file, err)
+			return fmt.Errorf("load %s: %w", file, err)
 		}
 	}
-	if line, err = os.OpenFile("/dev/ttyS1", os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
-		return nil, err
-	}
-	return line, raw(line)
+	return nil
 }
 
 func load(file string) error {
