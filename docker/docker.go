@@ -31,7 +31,7 @@ type Options struct {
 	IPAM       string          // that its addresses come from; "": default
 	Shared     bool            // its networks are found by name, and those of many hosts' engines are one of ours (shared.go)
 	Host       string          // id of this host, and
-	Cluster    datastore.Store // what it shares with others; nil: it is alone
+	Cluster    datastore.Store // what it shares with others; nil: networks of a plugin that is Shared are refused
 	Controller *sealane.Controller
 	Run, Root  datastore.Store // the Controller's
 	// Engine is asked what it still knows; nil: nobody is, and nothing is swept.

@@ -74,9 +74,22 @@ func subnetsOf(n netdriver.Network) []netip.Prefix {
 	return all
 }
 
+// canShare refuses where there is no store: a daemon serves this plugin all the same, because systemd may have opened its socket and an engine
+// would wait.
+func (p *Plugin) canShare() error {
+	if p.Cluster != nil {
+		return nil
+	}
+	return fmt.Errorf("%w: networks of %s are shared by hosts, and this daemon has no store to share them by: start it with --store consul://HOST:PORT or etcd://HOST:PORT, or use the driver sealane",
+		errdefs.ErrFailedPrecondition, p.Name)
+}
+
 // shared finds the network that options name, or makes it: whoever comes second finds it.
 func (p *Plugin) shared(ctx context.Context, q ipam.PoolRequest) (netdriver.Network, error) {
 	name := q.Options[optNetwork]
+	if err := p.canShare(); err != nil {
+		return netdriver.Network{}, err
+	}
 	if name == "" {
 		return netdriver.Network{}, fmt.Errorf("%w: say which shared network is meant: -o network=NAME --ipam-opt network=NAME", errdefs.ErrInvalidArgument)
 	}
@@ -264,6 +277,9 @@ type sharedNetworks struct{ networks }
 
 // CreateNetwork binds the engine's network to the one that the option names.
 func (d sharedNetworks) CreateNetwork(ctx context.Context, in netdriver.Input) (netdriver.Plan, error) {
+	if err := d.p.canShare(); err != nil {
+		return netdriver.Plan{}, err
+	}
 	name := in.Network.Options[optNetwork]
 	n, err := d.p.Controller.Network(ctx, name)
 	if name == "" || errdefs.IsNotFound(err) {

@@ -40,9 +40,6 @@ func (d *daemon) serveDocker(ctx context.Context) error {
 		return err
 	}
 	for name, driver := range plugins() {
-		if driver == "overlay" && d.options.Cluster == nil {
-			continue // there is nobody to share with
-		}
 		l, err := d.pluginSocket(name)
 		if err != nil {
 			return err
@@ -73,7 +70,8 @@ func (d *daemon) pluginSocket(name string) (net.Listener, error) {
 	return remote.Listen(filepath.Join(dir, name+".sock"), group)
 }
 
-// servePlugin answers until the daemon closes, and then lets verbs finish.
+// servePlugin answers until the daemon closes, and then lets verbs finish. A plugin for shared networks without a store to share them by only
+// says so, to engines that find its socket: nothing of theirs is judged by what this daemon knows.
 func (d *daemon) servePlugin(ctx context.Context, l net.Listener, p *docker.Plugin) {
 	const grace = 10 * time.Second
 	server := remote.NewServer(p.Network(), p.Addresses(), func(verb string, err error) {
@@ -83,8 +81,11 @@ func (d *daemon) servePlugin(ctx context.Context, l net.Listener, p *docker.Plug
 	ended := make(chan error, 1)
 	var asking sync.WaitGroup // the engine
 	go func() { ended <- server.Serve(l) }()
-	asking.Go(func() { p.Sweep(ctx) })
-	if d.names {
+	alone := p.Shared && p.Cluster == nil
+	if !alone {
+		asking.Go(func() { p.Sweep(ctx) })
+	}
+	if d.names && !alone {
 		asking.Go(func() { p.FollowNames(ctx) })
 	}
 	d.closing(func() error {
