@@ -3,6 +3,8 @@ package nftables
 import (
 	"fmt"
 
+	"github.com/sealane/sealane/internal/nlmsg"
+
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -51,7 +53,9 @@ func uplinks(path string) (all []string, err error) {
 	}
 	defer h.Close()
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := h.RouteListFiltered(family, &netlink.Route{Dst: nil, Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_DST|netlink.RT_FILTER_TABLE)
+		routes, err := nlmsg.Whole(func() ([]netlink.Route, error) {
+			return h.RouteListFiltered(family, &netlink.Route{Dst: nil, Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_DST|netlink.RT_FILTER_TABLE)
+		})
 		if err != nil {
 			return nil, err
 		}

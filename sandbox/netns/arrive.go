@@ -44,7 +44,7 @@ func (p *Provider) mayArrive(name string) error {
 	if err != nil {
 		return err
 	}
-	addrs, err := nl.AddrList(l, netlink.FAMILY_ALL)
+	addrs, err := nlmsg.Whole(func() ([]netlink.Addr, error) { return nl.AddrList(l, netlink.FAMILY_ALL) })
 	if err != nil {
 		return err
 	}

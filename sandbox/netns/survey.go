@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sealane/sealane/internal/nlmsg"
 	"github.com/sealane/sealane/internal/nsthread"
 	"github.com/sealane/sealane/resolver"
 	"github.com/sealane/sealane/sandbox"
@@ -46,7 +47,7 @@ func (p *Provider) Indexes(context.Context) (map[string]int, error) {
 		return nil, fmt.Errorf("number the host's links: %w", err)
 	}
 	defer nl.Close()
-	all, err := nl.LinkList()
+	all, err := nlmsg.Whole(nl.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("number the host's links: %w", err)
 	}
@@ -80,7 +81,7 @@ func (p *Provider) surveyLinks(s *sandbox.Survey, named []string) error {
 		return err
 	}
 	defer nl.Close()
-	all, err := nl.LinkList()
+	all, err := nlmsg.Whole(nl.LinkList)
 	if err != nil {
 		return err
 	}
@@ -90,7 +91,7 @@ func (p *Provider) surveyLinks(s *sandbox.Survey, named []string) error {
 			others[l.Attrs().Index] = l
 		}
 	}
-	addrs, err := nl.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := nlmsg.Whole(func() ([]netlink.Addr, error) { return nl.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return err
 	}
@@ -114,7 +115,9 @@ func (p *Provider) surveyLinks(s *sandbox.Survey, named []string) error {
 
 // surveyRoutes reads the main table. The default route with the lowest metric says what MTU the world has.
 func surveyRoutes(nl *netlink.Handle, s *sandbox.Survey, others map[int]netlink.Link) error {
-	routes, err := nl.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	routes, err := nlmsg.Whole(func() ([]netlink.Route, error) {
+		return nl.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/sealane/sealane/internal/nlmsg"
 	"github.com/sealane/sealane/internal/nsthread"
 	"github.com/sealane/sealane/sandbox"
 	"github.com/vishvananda/netlink"
@@ -45,7 +46,9 @@ func openHostSysctl(key string, flags int) (int, error) {
 // does not unless it is told to (accept_ra=2), and would lose its way out when the route ends.
 func keepAdvertisedRoutes() error {
 	advertised := &netlink.Route{Protocol: unix.RTPROT_RA}
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V6, advertised, netlink.RT_FILTER_PROTOCOL)
+	routes, err := nlmsg.Whole(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_V6, advertised, netlink.RT_FILTER_PROTOCOL)
+	})
 	if err != nil {
 		return fmt.Errorf("look for advertised routes: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/sealane/sealane/internal/nlmsg"
 	"github.com/sealane/sealane/sandbox"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -76,7 +77,7 @@ func (p *Provider) carrier(addr netip.Addr) (index uint32, mtu int, err error) {
 		return 0, 0, err
 	}
 	defer nl.Close()
-	addrs, err := nl.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := nlmsg.Whole(func() ([]netlink.Addr, error) { return nl.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return 0, 0, err
 	}
