@@ -26,6 +26,7 @@ type Controller struct {
 	locks     locks
 	events    broker
 	facts     facts
+	lookout   lookout
 	ports     ports
 	spaces    spaces
 	places    places

@@ -23,17 +23,17 @@ type observation struct {
 }
 
 func (c *Controller) observe(ctx context.Context) (*observation, error) {
-	o := &observation{}
-	var err error
-	if o.links, err = c.host.Observe(ctx); err != nil {
-		return nil, fmt.Errorf("observe the host's links: %w", err)
-	}
-	if c.wall != nil {
-		if o.terms, err = c.wall.Observe(ctx); err != nil {
-			return nil, fmt.Errorf("observe the firewall: %w", err)
+	return c.lookout.share(ctx, func(ctx context.Context) (o observation, err error) {
+		if o.links, err = c.host.Observe(ctx); err != nil {
+			return o, fmt.Errorf("observe the host's links: %w", err)
 		}
-	}
-	return o, nil
+		if c.wall != nil {
+			if o.terms, err = c.wall.Observe(ctx); err != nil {
+				return o, fmt.Errorf("observe the firewall: %w", err)
+			}
+		}
+		return o, nil
+	})
 }
 
 // plan is what an owner has on the host, as a plan.
