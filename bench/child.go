@@ -217,14 +217,15 @@ func (s *server) do(o order) (result, error) {
 }
 
 func (s *server) plugin(o order) (r result, err error) {
+	c, cycles := s.subject.(cycler)
 	p, able := s.subject.(*plugin)
 	switch {
+	case o.Do == "cycle" && cycles:
+		r.Verbs, err = c.Cycle(o.N)
 	case !able:
 		err = fmt.Errorf("it is no plugin")
 	case o.Do == "run":
 		r.Each, r.Verbs, err = p.Run(o.Network, o.Port, o.N)
-	case o.Do == "cycle":
-		r.Verbs, err = p.Cycle(o.N)
 	default:
 		r.Each, err = p.Overhead(o.N)
 	}

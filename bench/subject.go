@@ -54,6 +54,9 @@ func open(name string, mode Mode) (Subject, error) {
 	if mode.Names {
 		return newNames(name)
 	}
+	if mode.Docker && name == "floor" {
+		return newPorts(mode)
+	}
 	if mode.Docker {
 		return newPlugin(mode)
 	}

@@ -80,7 +80,7 @@ type pair struct {
 	mtu, group       uint32
 	master           int // index of the bridge
 	peer             string
-	peerIndex, space int // space is a descriptor of the namespace
+	peerIndex, space int // space is a descriptor of the namespace; 0: the near end's
 	mac              net.HardwareAddr
 }
 
@@ -99,7 +99,9 @@ func (m *message) veth(p pair) {
 				m.text(unix.IFLA_IFNAME, p.peer)
 				m.attr(unix.IFLA_ADDRESS, p.mac...)
 				m.uint32(unix.IFLA_MTU, p.mtu)
-				m.uint32(unix.IFLA_NET_NS_FD, uint32(p.space))
+				if p.space != 0 {
+					m.uint32(unix.IFLA_NET_NS_FD, uint32(p.space))
+				}
 			})
 		})
 	})
@@ -109,6 +111,23 @@ func (m *message) veth(p pair) {
 // up brings a link up.
 func (m *message) up(index int) {
 	m.begin(unix.RTM_NEWLINK, 0, ifinfo(index, true)...)
+}
+
+// retire takes a link down, off its bridge and into a group.
+func (m *message) retire(index int, group uint32) {
+	b := ifinfo(index, true)
+	binary.NativeEndian.PutUint32(b[8:], 0) // not up
+	m.begin(unix.RTM_NEWLINK, 0, b...)
+	m.uint32(unix.IFLA_MASTER, 0)
+	m.uint32(unix.IFLA_GROUP, group)
+	m.ack()
+}
+
+// drop deletes the links of a group.
+func (m *message) drop(group uint32) {
+	m.begin(unix.RTM_DELLINK, 0, ifinfo(0, false)...)
+	m.uint32(unix.IFLA_GROUP, group)
+	m.ack()
 }
 
 // noAutomaticLinkLocal keeps the kernel from giving the link an fe80 address of its own when it comes up.
