@@ -120,7 +120,10 @@ func (c *Controller) createNetwork(ctx context.Context, s NetworkSpec) (endpoint
 		return "", err
 	}
 	c.facts.outdate()
-	if err = c.requestSubnets(ctx, &n, s.IPAM, d); err == nil {
+	if err = c.makeWay(ctx, s.IPAM); err == nil {
+		err = c.requestSubnets(ctx, &n, s.IPAM, d)
+	}
+	if err == nil {
 		err = c.establish(ctx, n, d)
 	}
 	if err != nil {

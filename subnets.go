@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/containerd/errdefs"
+	"github.com/sealane/sealane/datastore"
 	"github.com/sealane/sealane/endpoint"
 	"github.com/sealane/sealane/ipam"
 	"github.com/sealane/sealane/netdriver"
@@ -85,8 +86,8 @@ func checkSubnet(s *NetworkSpec, sub SubnetSpec) error {
 }
 
 // requestSubnets asks for the pools, gateways and auxiliary addresses of a new network and puts them into its record as they come, so
-// that on an error the record says what to give back.
-func (c *Controller) requestSubnets(ctx context.Context, n *netdriver.Network, s IPAM, d netdriver.Driver) error {
+// that on an error the record says what to give back. What nobody named keeps clear of some.
+func (c *Controller) requestSubnets(ctx context.Context, n *netdriver.Network, s IPAM, d netdriver.Driver, clear ...netip.Prefix) error {
 	can, err := d.Capability(ctx)
 	if err != nil {
 		return err
@@ -101,7 +102,7 @@ func (c *Controller) requestSubnets(ctx context.Context, n *netdriver.Network, s
 	if err != nil {
 		return err
 	}
-	subnets, err := c.subnetsWanted(ctx, *n, s)
+	subnets, err := c.subnetsWanted(ctx, *n, s, clear)
 	if err != nil {
 		return err
 	}
@@ -114,8 +115,8 @@ func (c *Controller) requestSubnets(ctx context.Context, n *netdriver.Network, s
 }
 
 // subnetsWanted completes what the user named: each family that is on has at least one pool, and an unnamed pool keeps clear of what
-// the host can already reach.
-func (c *Controller) subnetsWanted(ctx context.Context, n netdriver.Network, s IPAM) ([]poolWanted, error) {
+// the host can already reach, and of some others.
+func (c *Controller) subnetsWanted(ctx context.Context, n netdriver.Network, s IPAM, clear []netip.Prefix) ([]poolWanted, error) {
 	var wanted []poolWanted
 	has4, has6 := !n.IPv4, !n.IPv6
 	for _, sub := range s.Subnets {
@@ -129,8 +130,7 @@ func (c *Controller) subnetsWanted(ctx context.Context, n netdriver.Network, s I
 	if !has6 {
 		wanted = append(wanted, poolWanted{ipv6: true})
 	}
-	named := func(w poolWanted) bool { return w.Subnet.IsValid() || w.Pool != "" }
-	if !slices.ContainsFunc(wanted, func(w poolWanted) bool { return !named(w) }) {
+	if !slices.ContainsFunc(wanted, func(w poolWanted) bool { return !w.named() }) {
 		return wanted, nil
 	}
 	occupied := c.occupied
@@ -139,7 +139,7 @@ func (c *Controller) subnetsWanted(ctx context.Context, n netdriver.Network, s I
 	}
 	exclude, err := occupied(ctx)
 	for i := range wanted {
-		wanted[i].exclude = exclude
+		wanted[i].exclude = slices.Concat(exclude, clear)
 	}
 	return wanted, err
 }
@@ -163,6 +163,69 @@ type poolWanted struct {
 	exclude []netip.Prefix
 }
 
+func (w poolWanted) named() bool { return w.Subnet.IsValid() || w.Pool != "" }
+
+// makeWay has networks that are there on demand, and that nobody is on, give subnets up that a new network is to have: nobody named them and
+// the host has no route to them, so whoever looks for a free one, a Docker engine, comes upon them.
+func (c *Controller) makeWay(ctx context.Context, s IPAM) error {
+	var clear []netip.Prefix
+	for _, sub := range s.Subnets {
+		if sub.Subnet.IsValid() && sub.Pool == "" {
+			clear = append(clear, sub.Subnet)
+		}
+	}
+	taken := func(sub netdriver.Subnet) bool { return slices.ContainsFunc(clear, sub.Pool.Subnet.Overlaps) }
+	if len(clear) == 0 {
+		return nil
+	}
+	for n, err := range records(ctx, c.o.Root, networkTable()) {
+		if err == nil && n.OnDemand && slices.ContainsFunc(n.Subnets, taken) {
+			err = c.moveAway(ctx, n.ID, clear)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// moveAway gives a network other subnets, if it is not used and nobody named those that it has.
+func (c *Controller) moveAway(ctx context.Context, id endpoint.NetworkID, clear []netip.Prefix) error {
+	unlock, err := c.locks.exclusive(ctx, networkOwner(id))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	n, found, err := maybe(c.networkRecord(ctx, id))
+	if err != nil || !found || n.Deleting || c.ipamActs(n.IPAM) || c.networkIsFree(ctx, id) != nil ||
+		slices.ContainsFunc(n.Subnets, func(sub netdriver.Subnet) bool { return !sub.Chosen }) {
+		return err
+	}
+	d, err := c.driver(ctx, n.Driver)
+	if err != nil {
+		return err
+	}
+	to := n
+	to.Subnets = nil
+	to.Version++
+	if err = c.requestSubnets(ctx, &to, IPAM{}, d, clear...); err == nil {
+		err = c.o.Root.Update(ctx, func(tx datastore.Tx) error { return networkTable().Put(tx, string(id), to) })
+	}
+	gone := n
+	if err != nil {
+		gone = to
+	}
+	end, cancel := afterwards(ctx)
+	defer cancel()
+	if freed := c.releaseSubnets(end, gone); freed != nil {
+		return fmt.Errorf("network %s makes way: %w", n.Name, together(err, freed))
+	}
+	if err == nil {
+		c.events.tell("network", "update", string(id), "name", n.Name, "type", n.Driver)
+	}
+	return err
+}
+
 func (c *Controller) requestSubnet(ctx context.Context, n *netdriver.Network, want poolWanted, skip4, skip6 bool) error {
 	d, err := c.ipamDriver(ctx, n.IPAM)
 	if err != nil {
@@ -172,7 +235,7 @@ func (c *Controller) requestSubnet(ctx context.Context, n *netdriver.Network, wa
 	if err != nil {
 		return err
 	}
-	n.Subnets = append(n.Subnets, netdriver.Subnet{Pool: pool})
+	n.Subnets = append(n.Subnets, netdriver.Subnet{Pool: pool, Chosen: !want.named()})
 	sub := &n.Subnets[len(n.Subnets)-1]
 	for _, name := range slices.Sorted(maps.Keys(want.Aux)) {
 		r := ipam.AddressRequest{Pool: pool.ID, Address: want.Aux[name], Owner: auxOwner(n.ID, name), Options: n.IPAMOptions}
