@@ -14,7 +14,7 @@ import (
 // NewMemory returns an empty store that is gone with the process. It is as optimistic as a cluster store: fn runs without any
 // lock and may see a torn state, and runs again when what it read was changed meanwhile.
 func NewMemory() Store {
-	s := &memory{dirs: map[string]*memoryDir{}}
+	s := &memory{dirs: map[string]*memoryDir{}, closed: make(chan struct{})}
 	s.optimist.Begin = func(bool) Attempt { return s }
 	return s
 }
@@ -26,7 +26,7 @@ type memory struct {
 	rev      uint64 // counts commits
 	dirs     map[string]*memoryDir
 	feed     Feed
-	closed   bool
+	closed   chan struct{}
 }
 
 // memoryDir is a directory with at least one key in it.
@@ -120,7 +120,7 @@ func (s *memory) holds(reads []Read) bool {
 }
 
 func (s *memory) open() error {
-	if s.closed {
+	if over(s.closed) {
 		return fmt.Errorf("%w: the store is closed", errdefs.ErrFailedPrecondition)
 	}
 	return nil
@@ -147,22 +147,24 @@ func (s *memory) Watch(ctx context.Context, dir string) iter.Seq2[Batch, error] 
 	})
 }
 
-// Announce implements Presence. The key goes when ctx ends; nothing else loses it.
+// Announce implements Presence. The key goes when ctx or the store ends; nothing else loses it.
 func (s *memory) Announce(ctx context.Context, key string, value []byte) (lost <-chan struct{}, err error) {
 	if err := (&Footprint{}).Write(key, value); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
-		return nil, fmt.Errorf("announce %s: %w: the store is closed", key, errdefs.ErrFailedPrecondition)
+	if err := s.open(); err != nil {
+		return nil, fmt.Errorf("announce %s: %w", key, err)
 	}
 	if held := s.get(key); held.value != nil && !bytes.Equal(held.value, value) {
 		return nil, fmt.Errorf("announce %s: %w: %s is there", key, errdefs.ErrAlreadyExists, held.value)
 	}
 	rev := s.set(key, append([]byte{}, value...))
 	gone := make(chan struct{})
+	ctx, cancel := bind(ctx, s.closed)
 	context.AfterFunc(ctx, func() {
+		defer cancel()
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.get(key).rev == rev { // a later announcement of the key is somebody else's
@@ -188,7 +190,9 @@ func (s *memory) set(key string, value []byte) (rev uint64) {
 func (s *memory) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closed = true
+	if !over(s.closed) {
+		close(s.closed)
+	}
 	s.dirs = nil
 	s.feed.Close()
 	return nil

@@ -72,12 +72,20 @@ func (o *Optimist) View(ctx context.Context, fn func(Tx) error) error { return o
 // Update is Store.Update.
 func (o *Optimist) Update(ctx context.Context, fn func(Tx) error) error { return o.run(ctx, fn, false) }
 
+// Ended is nil until the store is closed, and then FailedPrecondition, which every call returns.
+func (o *Optimist) Ended() error {
+	if over(o.Closed) {
+		return fmt.Errorf("%w: the store is closed", errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}
+
 func (o *Optimist) run(ctx context.Context, fn func(Tx) error, readOnly bool) error {
 	ctx, cancel := bind(ctx, o.Closed)
 	defer cancel()
 	for attempt := 0; ; attempt++ {
-		if over(o.Closed) {
-			return fmt.Errorf("%w: the store is closed", errdefs.ErrFailedPrecondition)
+		if err := o.Ended(); err != nil {
+			return err
 		}
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("%w: given up after %d conflicts: %w", errdefs.ErrAborted, attempt, err)

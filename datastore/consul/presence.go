@@ -21,6 +21,9 @@ func (s *Store) Announce(ctx context.Context, key string, value []byte) (<-chan 
 	if err := foot.Write(key, present(value)); err != nil {
 		return nil, err
 	}
+	if err := s.Ended(); err != nil {
+		return nil, fmt.Errorf("announce %s: %w", key, err)
+	}
 	// A session too many, made when an answer was lost, ends by itself.
 	session, err := read(ctx, s, func(ctx context.Context, c *api.Client) (id string, err error) {
 		// Without a delay, or the next who holds the key would have to wait.

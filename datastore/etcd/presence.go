@@ -21,6 +21,9 @@ func (s *Store) Announce(ctx context.Context, key string, value []byte) (<-chan 
 	if err := foot.Write(key, present(value)); err != nil {
 		return nil, err
 	}
+	if err := s.Ended(); err != nil {
+		return nil, fmt.Errorf("announce %s: %w", key, err)
+	}
 	var lease clientv3.LeaseID
 	err := s.request(ctx, s.options.Timeout, func(ctx context.Context, c *clientv3.Client) error {
 		resp, err := c.Grant(ctx, int64(ttl/time.Second))

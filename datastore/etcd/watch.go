@@ -68,7 +68,12 @@ func (f *follower) Next(ctx context.Context) (datastore.Batch, error) {
 		if err := resp.Err(); err != nil {
 			return datastore.Batch{}, f.store.explain(err)
 		}
-		return f.batch(resp), nil
+		select {
+		case <-f.broken: // the event may have come over the next connection
+			return datastore.Batch{}, datastore.ErrOutdated
+		default:
+			return f.batch(resp), nil
+		}
 	case <-f.broken:
 		return datastore.Batch{}, datastore.ErrOutdated
 	case <-quiet.C:

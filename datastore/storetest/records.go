@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -362,4 +363,31 @@ func closed(t *testing.T, a, b datastore.Store) {
 	if b != a {
 		put(t, b, "d/k", "1")
 	}
+}
+
+// Who announced itself is told when its store is closed.
+func presenceEndsWithStore(t *testing.T, a, _ datastore.Store) {
+	p, ok := a.(datastore.Presence)
+	if !ok {
+		return
+	}
+	lost, err := p.Announce(timeout(t), "alive/host", []byte("one"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-lost:
+		t.Fatal("it is lost at once")
+	default:
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-lost:
+	case <-time.After(limit):
+		t.Error("it is not told")
+	}
+	_, err = p.Announce(timeout(t), "alive/host", []byte("one"))
+	wantKind(t, "Announce", err, errdefs.IsFailedPrecondition)
 }

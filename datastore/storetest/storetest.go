@@ -56,6 +56,7 @@ func Run(t *testing.T, open Open) {
 		{"WatchEndsWithContext", watchEndsWithContext},
 		{"WatchByTwo", watchByTwo},
 		{"Close", closed},
+		{"PresenceEndsWithStore", presenceEndsWithStore},
 	} {
 		t.Run(fact.name, func(t *testing.T) {
 			a, b := open(t)
