@@ -52,7 +52,7 @@ type child struct {
 	orders  *json.Encoder
 	results *json.Decoder
 	input   io.Closer
-	patient bool // it ends by itself: its profile is written, an engine's containers are ended
+	patient bool // it ends by itself: its profile is written, an engine's containers and the holder of sockets are ended
 }
 
 const childVerb = "child"
@@ -77,7 +77,7 @@ func startChild(name string, mode Mode, profile string) (*child, error) {
 	if err := c.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	s := &child{name: name, process: c, orders: json.NewEncoder(in), results: json.NewDecoder(out), input: in, patient: profile != "" || mode.Docker}
+	s := &child{name: name, process: c, orders: json.NewEncoder(in), results: json.NewDecoder(out), input: in, patient: profile != "" || mode.Docker || mode.Names || mode.Resolver}
 	if _, err := s.do(order{Do: "ready"}); err != nil {
 		s.stop()
 		return nil, err

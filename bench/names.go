@@ -149,7 +149,7 @@ func (n *names) ours() (err error) {
 	if n.rooms, err = newRooms(0); err != nil {
 		return err
 	}
-	n.closers = append(n.closers, n.rooms.resolver.Close, n.rooms.spaces.Close)
+	n.closers = append(n.closers, n.rooms.resolver.Close, n.rooms.spaces.Close, dismiss)
 	web := endpoint.Published{ID: "1", Name: "web", Addresses: []netip.Prefix{netip.MustParsePrefix("10.1.0.2/24")}}
 	if err := n.rooms.resolver.SetZone(context.Background(), "b1", resolver.Change{Name: "blue", Put: []endpoint.Published{web}}); err != nil {
 		return err

@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"net/netip"
+	"os"
 	"slices"
 	"time"
 
@@ -27,9 +30,17 @@ type rooms struct {
 	resolver *room.Resolver
 }
 
-const holdVerb = "hold"
+const holdVerb, holderSocket = "hold", oursDir + "/resolver.sock"
 
-// newRooms opens them. The process that keeps their sockets is this program too.
+// dismiss ends the process that keeps sockets, which ends with its file, if there is one.
+func dismiss() error {
+	if err := os.Remove(holderSocket); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// newRooms opens them. The process that keeps their sockets is this program too; dismiss ends it.
 func newRooms(ready int) (r rooms, err error) {
 	netlink := netns.Kind{Domain: unix.AF_NETLINK, Type: unix.SOCK_RAW, Protocol: unix.NETLINK_NETFILTER}
 	r.spaces, err = netns.New(netns.Options{Run: oursDir, Ready: ready, Sockets: []netns.Kind{
@@ -42,9 +53,8 @@ func newRooms(ready int) (r rooms, err error) {
 	if err != nil {
 		return r, err
 	}
-	const path = oursDir + "/resolver.sock"
 	r.resolver, err = room.New(room.Options{
-		Keeper: holder.NewProcess(path, "/proc/self/exe", holdVerb, path),
+		Keeper: holder.NewProcess(holderSocket, "/proc/self/exe", holdVerb, holderSocket),
 		Socket: func(path string, typ int) (int, error) {
 			return r.spaces.Socket(path, netns.Kind{Domain: unix.AF_INET, Type: typ})
 		},

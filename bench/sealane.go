@@ -84,7 +84,7 @@ func (o *ours) start() error {
 		return err
 	}
 	o.spaces = r.spaces
-	o.close = append(o.close, r.spaces.Close, r.resolver.Close)
+	o.close = append(o.close, dismiss, r.spaces.Close, r.resolver.Close)
 	var names resolver.Resolver
 	if o.mode.Resolver {
 		names = r.resolver
