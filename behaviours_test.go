@@ -356,17 +356,19 @@ func TestBehaviour69LargeReplies(t *testing.T) {
 // 70. Given the resolver, ndots of the host is kept when it is one, and 0 else; a change of what the sandbox asks is seen.
 func TestBehaviour70ResolvConf(t *testing.T) {
 	for options, want := range map[string]string{"": "ndots:0", "options ndots:2\n": "ndots:2", "options ndots:many rotate\n": "rotate ndots:0"} {
-		w := newNamedWorld(t, "nameserver 192.0.2.1\nsearch example.org\n"+options)
-		c := w.container("c", nil, w.network(sealane.NetworkSpec{Name: "blue"}))
-		var lines []string
-		for line := range strings.Lines(c.file("resolv.conf")) {
-			if !strings.HasPrefix(line, "#") && line != "\n" {
-				lines = append(lines, strings.TrimSpace(line))
+		t.Run(want, func(t *testing.T) {
+			w := newNamedWorld(t, "nameserver 192.0.2.1\nsearch example.org\n"+options)
+			c := w.container("c", nil, w.network(sealane.NetworkSpec{Name: "blue"}))
+			var lines []string
+			for line := range strings.Lines(c.file("resolv.conf")) {
+				if !strings.HasPrefix(line, "#") && line != "\n" {
+					lines = append(lines, strings.TrimSpace(line))
+				}
 			}
-		}
-		if diff := cmp.Diff([]string{"nameserver 127.0.0.11", "search example.org", "options " + want}, lines); diff != "" {
-			t.Errorf("%q: %s", options, diff)
-		}
+			if diff := cmp.Diff([]string{"nameserver 127.0.0.11", "search example.org", "options " + want}, lines); diff != "" {
+				t.Errorf("%q: %s", options, diff)
+			}
+		})
 	}
 }
 
