@@ -209,7 +209,7 @@ func (c *Controller) moveAway(ctx context.Context, id endpoint.NetworkID, clear 
 	to.Subnets = nil
 	to.Version++
 	if err = c.requestSubnets(ctx, &to, IPAM{}, d, clear...); err == nil {
-		err = c.o.Root.Update(ctx, func(tx datastore.Tx) error { return networkTable().Put(tx, string(id), to) })
+		err = surely(ctx, c.o.Root, func(tx datastore.Tx) error { return networkTable().Put(tx, string(id), to) })
 	}
 	gone := n
 	if err != nil {
