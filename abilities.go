@@ -215,13 +215,13 @@ func (c *Controller) confirm(ctx context.Context, n netdriver.Network, e endpoin
 func (c *Controller) serveBlocks(ctx context.Context) {
 	for name, d := range c.o.IPAM {
 		s, able := d.(interface {
-			Serve(context.Context, func(context.Context) (bool, error)) error
+			Serve(context.Context, func(context.Context, func() error) error) error
 		})
 		if !able {
 			continue
 		}
 		c.work.Go(func() {
-			if err := s.Serve(ctx, c.withdrawn.wait); err != nil && ctx.Err() == nil {
+			if err := s.Serve(ctx, c.withdrawn.retry); err != nil && ctx.Err() == nil {
 				c.log.Error("an IPAM driver does not answer other hosts any more", "driver", name, "error", err)
 			}
 		})

@@ -79,24 +79,18 @@ func (c *Controller) requestFamily(ctx context.Context, n netdriver.Network, s e
 	return nil, nil
 }
 
-// requestAddress asks for one address. Where it is refused because of addresses that are on their way back it waits for those and asks
-// once more.
+// requestAddress asks for one address.
 func (c *Controller) requestAddress(ctx context.Context, n netdriver.Network, sub netdriver.Subnet, a netip.Addr, s endpoint.Spec) (netip.Prefix, error) {
 	d, err := c.ipamDriver(ctx, n.IPAM)
 	if err != nil {
 		return netip.Prefix{}, err
 	}
 	r := ipam.AddressRequest{Pool: sub.Pool.ID, Address: a, MAC: s.MAC, Owner: endpointOwner(s.ID), Options: n.IPAMOptions}
-	got, err := d.RequestAddress(ctx, r)
-	if errdefs.IsAlreadyExists(err) || errdefs.IsResourceExhausted(err) {
-		waited, werr := c.withdrawn.wait(ctx)
-		if werr != nil {
-			return netip.Prefix{}, errors.Join(err, werr)
-		}
-		if waited {
-			got, err = d.RequestAddress(ctx, r)
-		}
-	}
+	var got ipam.Address
+	err = c.withdrawn.retry(ctx, func() (err error) {
+		got, err = d.RequestAddress(ctx, r)
+		return err
+	})
 	if err == nil && !got.Prefix.IsValid() && a.IsValid() {
 		return netip.PrefixFrom(a, sub.Pool.Subnet.Bits()), nil
 	}
@@ -228,14 +222,19 @@ func (c *Controller) withdraw(gone ...withdrawal) {
 	}
 }
 
-// wait returns when what was withdrawn before the call is given back; false when nothing was.
-func (w *withdrawals) wait(ctx context.Context) (bool, error) {
+// pass is closed when all that was withdrawn before the call is given back; nil when it is already.
+func (w *withdrawals) pass() <-chan struct{} {
 	w.mu.Lock()
-	pass := w.next
-	if pass == nil {
-		pass = w.current
+	defer w.mu.Unlock()
+	if w.next != nil {
+		return w.next
 	}
-	w.mu.Unlock()
+	return w.current
+}
+
+// wait returns when what was withdrawn before the call is given back; false when there is nothing to wait for.
+func (w *withdrawals) wait(ctx context.Context) (bool, error) {
+	pass := w.pass()
 	if pass == nil {
 		return false, nil
 	}
@@ -245,6 +244,24 @@ func (w *withdrawals) wait(ctx context.Context) (bool, error) {
 	case <-ctx.Done():
 		return true, context.Cause(ctx)
 	}
+}
+
+// retry tries something once more when it is refused for want of addresses and some were on their way back: those are waited for. What was
+// on its way as it began counts though it has come back since, which the refusal may just have missed.
+func (w *withdrawals) retry(ctx context.Context, try func() error) error {
+	before := w.pass()
+	err := try()
+	if !errdefs.IsAlreadyExists(err) && !errdefs.IsResourceExhausted(err) {
+		return err
+	}
+	waited, failed := w.wait(ctx)
+	if failed != nil {
+		return errors.Join(err, failed)
+	}
+	if !waited && before == nil {
+		return err
+	}
+	return try()
 }
 
 // passOver takes batch after batch until none is left.

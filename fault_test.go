@@ -44,7 +44,8 @@ type machine struct {
 	names     *resolvertest.Fake
 	files     *resolvertest.Files
 	log       *slog.Logger
-	shared    *member // what it is of a cluster; nil: alone
+	shared    *member                       // what it is of a cluster; nil: alone
+	addresses func(ipam.Driver) ipam.Driver // puts another in front of the pool; nil: none
 
 	mu      sync.Mutex // guards what is below: the background touches too
 	touches int
@@ -134,6 +135,9 @@ func (m *machine) start() error {
 	o := sealane.Options{Run: touchy{m.run, m}, Root: touchy{m.root, m}, Spaces: m.kernel,
 		Firewalls: m.walls, Resolver: m.names, Files: m.files, Drivers: all, IPAM: map[string]ipam.Driver{"default": addresses}, Find: m.find, Logger: m.log,
 		Advertise: addr("192.0.2.1")}
+	if m.addresses != nil {
+		o.IPAM["default"] = m.addresses(addresses)
+	}
 	if m.shared != nil {
 		m.shared.options(&o, addresses)
 	}

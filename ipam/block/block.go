@@ -186,12 +186,15 @@ func (d *Driver) named(ctx context.Context, s *subnet, r ipam.AddressRequest) (i
 // ReleaseAddress implements ipam.Driver. Blocks that are left without an address in use are given back, now or, when the store is away,
 // with a later one.
 func (d *Driver) ReleaseAddress(ctx context.Context, id ipam.PoolID, a netip.Addr) error {
-	err := d.o.Pool.ReleaseAddress(ctx, id, a)
 	s := d.subnet(id)
-	if err != nil || s == nil {
+	if s == nil {
+		return d.o.Pool.ReleaseAddress(ctx, id, a)
+	}
+	_, was := s.given.LoadAndDelete(a) // first: once it is free somebody may have it again
+	if err := d.o.Pool.ReleaseAddress(ctx, id, a); err != nil {
 		return err
 	}
-	if _, was := s.given.LoadAndDelete(a); was && len(s.idle()) > 0 {
+	if was && len(s.idle()) > 0 {
 		_ = d.giveBack(ctx, s) // what stays claimed is in nobody's way, and goes with the pool
 	}
 	return nil

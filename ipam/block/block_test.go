@@ -83,12 +83,13 @@ type host struct {
 	returning func() // what is on its way back comes back; nil: nothing is
 }
 
-func (h *host) awaitReturned(context.Context) (bool, error) {
-	if h.returning == nil {
-		return false, nil
+func (h *host) retry(_ context.Context, try func() error) error {
+	err := try()
+	if err == nil || h.returning == nil {
+		return err
 	}
 	h.returning()
-	return true, nil
+	return try()
 }
 
 func newHost(t testing.TB, s datastore.Store, id string, o pool.Options) *host {
@@ -127,7 +128,7 @@ func (h *host) next() *host {
 func (h *host) serve() *host {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- h.Serve(ctx, h.awaitReturned) }()
+	go func() { done <- h.Serve(ctx, h.retry) }()
 	h.t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -375,6 +376,45 @@ func TestAddressesOnTheirWayBack(t *testing.T) {
 	a.returning = nil
 	if _, err := a.request(on, "10.0.0.130"); !errdefs.IsUnavailable(err) {
 		t.Errorf("of a host that does not answer: %v", err)
+	}
+}
+
+// wanted is a pool whose addresses somebody waits for.
+type wanted struct {
+	*pool.Driver
+	released func() // called when one is
+}
+
+func (w *wanted) ReleaseAddress(ctx context.Context, id ipam.PoolID, a netip.Addr) error {
+	err := w.Driver.ReleaseAddress(ctx, id, a)
+	if then := w.released; then != nil {
+		w.released = nil
+		then()
+	}
+	return err
+}
+
+// An address that is given again as soon as it is free is this host's still when its release is over.
+func TestAddressGivenAgainAtOnce(t *testing.T) {
+	s := newStore(t)
+	p, err := pool.New(pool.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &wanted{Driver: p}
+	a, b := newHost(t, s, "a", pool.Options{}), newHost(t, s, "b", pool.Options{})
+	if a.Driver, err = block.New(t.Context(), block.Options{Pool: w, Store: a.link, Host: "a", Kept: a.kept}); err != nil {
+		t.Fatal(err)
+	}
+	a.serve()
+	on := a.use("10.0.0.0/24", "10.0.0.128/25")
+	b.use("10.0.0.0/24", "10.0.0.128/25")
+	alone := a.must(on, "10.0.0.9")
+	w.released = func() { a.must(on, alone.String()) }
+	a.release(on, alone)
+	want(t, "claims", claims(t, s), "10.0.0.9/32=a")
+	if got, err := b.request(on, alone.String()); !errdefs.IsAlreadyExists(err) {
+		t.Errorf("both hosts have %s, %v", got, err)
 	}
 }
 

@@ -99,9 +99,9 @@ func (d *Driver) await(ctx context.Context, holder, key string) {
 	}
 }
 
-// Serve answers the wishes of other hosts until ctx ends, which is nil. A host that does not serve can lend nothing. returned waits until
-// addresses that are on their way back to the pool are there, and is false when there are none: a wish for one is not refused before.
-func (d *Driver) Serve(ctx context.Context, returned func(context.Context) (bool, error)) error {
+// Serve answers the wishes of other hosts until ctx ends, which is nil. A host that does not serve can lend nothing. retry tries to grant one,
+// and once more when it is refused while addresses are on their way back to the pool and those are there.
+func (d *Driver) Serve(ctx context.Context, retry func(ctx context.Context, try func() error) error) error {
 	for batch, err := range d.o.Store.Watch(ctx, wishes(d.o.Host).Dir) {
 		if err != nil {
 			if errdefs.IsUnavailable(err) {
@@ -114,22 +114,17 @@ func (d *Driver) Serve(ctx context.Context, returned func(context.Context) (bool
 			if json.Unmarshal(value, &w) != nil || w.Host == "" || w.Host == d.o.Host || w.Granted.IsValid() || w.Refused != "" {
 				continue
 			}
-			d.answer(ctx, name, w, returned)
+			d.answer(ctx, name, w, retry)
 		}
 	}
 	return nil
 }
 
 // answer grants a wish or says why not. When the store does not take the answer, who asked runs out of patience.
-func (d *Driver) answer(ctx context.Context, name string, w wish, returned func(context.Context) (bool, error)) {
+func (d *Driver) answer(ctx context.Context, name string, w wish, retry func(context.Context, func() error) error) {
 	ctx, cancel := context.WithTimeout(ctx, d.o.Patience)
 	defer cancel()
-	err := d.grant(ctx, name, w)
-	if errdefs.IsAlreadyExists(err) || errdefs.IsResourceExhausted(err) {
-		if waited, failed := returned(ctx); waited && failed == nil {
-			err = d.grant(ctx, name, w)
-		}
-	}
+	err := retry(ctx, func() error { return d.grant(ctx, name, w) })
 	if err == nil || errors.Is(err, errWithdrawn) {
 		return
 	}
