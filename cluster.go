@@ -116,7 +116,7 @@ type sharing struct {
 
 	mu        sync.Mutex                    // guards what is below
 	published map[string]endpoint.Published // as last seen; nil: never
-	doubtful  bool                          // this host was given up: its addresses may be others'
+	due       due                           // what is to be settled
 	peers     []netdriver.Peer
 	idle      time.Time // since when there is no endpoint here; zero: there are some
 }
@@ -147,12 +147,13 @@ func (c *Controller) unshare(id endpoint.NetworkID) {
 	}
 }
 
-// resettle has a network settled, if it is one of the cluster's: what is published of it may be otherwise.
-func (c *Controller) resettle(id endpoint.NetworkID) {
+// resettle has endpoints of this host settled, if their network is one of the cluster's: what is published of them may be otherwise. Those
+// that are not named are all of the network's, and its peers.
+func (c *Controller) resettle(id endpoint.NetworkID, own ...endpoint.ID) {
 	c.cluster.mu.Lock()
 	defer c.cluster.mu.Unlock()
 	if sh := c.cluster.networks[id]; sh != nil {
-		poke(sh.kick)
+		sh.resettle(own...)
 	}
 }
 
@@ -161,12 +162,7 @@ func (cl *cluster) kickAll(doubtful bool) {
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
 	for _, sh := range cl.networks {
-		if doubtful {
-			sh.mu.Lock()
-			sh.doubtful = true
-			sh.mu.Unlock()
-		}
-		poke(sh.kick)
+		sh.add(due{peers: true, all: true, doubtful: doubtful})
 	}
 }
 

@@ -25,14 +25,17 @@ type endpointHandle struct {
 func (e *endpointHandle) ID() endpoint.ID { return e.id }
 
 func (e *endpointHandle) Info(ctx context.Context) (endpoint.Info, error) {
-	info, err := view(ctx, e.c.o.Run, func(tx datastore.Tx) (endpoint.Info, error) {
-		return endpointTable(e.on).Get(tx, string(e.id))
-	})
+	info, err := e.c.endpointRecord(ctx, e.on, e.id)
 	if err != nil {
 		return info, fmt.Errorf("endpoint %s: %w", shortID(string(e.id)), err)
 	}
 	info.Problem = e.c.mender.problem(endpointOwner(e.id))
 	return info, nil
+}
+
+// endpointRecord reads the record of an endpoint: NotFound when there is none here.
+func (c *Controller) endpointRecord(ctx context.Context, on endpoint.NetworkID, id endpoint.ID) (endpoint.Info, error) {
+	return view(ctx, c.o.Run, func(tx datastore.Tx) (endpoint.Info, error) { return endpointTable(on).Get(tx, string(id)) })
 }
 
 // CreateEndpoint makes an endpoint with its addresses. AlreadyExists names the id of the endpoint that has the name or the id.
@@ -294,9 +297,7 @@ func lastSeen(tx datastore.Tx, e *endpoint.Info) (announce bool, err error) {
 func (c *Controller) abandonEndpoint(ctx context.Context, n netdriver.Network, e endpoint.Info) {
 	ctx, cancel := afterwards(ctx)
 	defer cancel()
-	old, err := view(ctx, c.o.Run, func(tx datastore.Tx) (endpoint.Info, error) {
-		return endpointTable(n.ID).Get(tx, string(e.ID))
-	})
+	old, err := c.endpointRecord(ctx, n.ID, e.ID)
 	if errdefs.IsNotFound(err) {
 		if !e.Spec.Leased {
 			c.withdraw(withdrawal{n, e.Addresses})
@@ -394,7 +395,7 @@ func (e *endpointHandle) join(ctx context.Context, into sandbox.ID, fresh *sandb
 		return err
 	}
 	if info.Spec.For != into { // other hosts are told of the sandbox's names and ports when they were not before
-		defer e.c.resettle(e.on)
+		defer e.c.resettle(e.on, e.id)
 	}
 	info.Sandbox, info.Nonce = into, randomHex(6)
 	if err = e.enterSandbox(ctx, n, info, s, fresh != nil); err != nil {
@@ -689,7 +690,7 @@ func (c *Controller) deleteEndpoint(ctx context.Context, n netdriver.Network, e 
 	if err := c.withdrawPublished(ctx, n, e.ID); err != nil {
 		return err
 	}
-	defer c.resettle(n.ID)
+	defer c.resettle(n.ID, e.ID)
 	if h, found, err := c.drivenRecord(ctx, endpointOwner(e.ID)); err != nil {
 		return err
 	} else if found {
@@ -751,7 +752,7 @@ func (e *endpointHandle) update(ctx context.Context, change func(*endpoint.Spec)
 	if err := checkUpdate(from, to); err != nil {
 		return err
 	}
-	defer e.c.resettle(e.on)
+	defer e.c.resettle(e.on, e.id)
 	if info.Sandbox == "" {
 		info.Spec = to
 		return e.putUnjoined(ctx, info)

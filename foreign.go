@@ -94,7 +94,7 @@ func (e *endpointHandle) end(ctx context.Context, n netdriver.Network, info endp
 	if err := c.withdrawPublished(ctx, n, e.id); err != nil {
 		return err
 	}
-	defer c.resettle(n.ID)
+	defer c.resettle(n.ID, e.id)
 	err := c.converge(ctx, info.Sandbox, func(v *content) error {
 		if m := v.member(e.id); m != nil {
 			m.info.Deleting, m.dirty = true, true

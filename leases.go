@@ -393,7 +393,7 @@ func (c *Controller) eachLostLease(ctx context.Context, n netdriver.Network, do 
 			if !ofEndpoint {
 				continue // a front end's
 			}
-			e, found, err := maybe(view(ctx, c.o.Run, func(tx datastore.Tx) (endpoint.Info, error) { return endpointTable(n.ID).Get(tx, id) }))
+			e, found, err := maybe(c.endpointRecord(ctx, n.ID, endpoint.ID(id)))
 			if err != nil {
 				return err
 			}

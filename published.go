@@ -37,7 +37,7 @@ func (c *Controller) publish(ctx context.Context, n netdriver.Network, e endpoin
 	}
 	sh := c.sharing(n.ID)
 	if c.cluster.away.Load() {
-		poke(sh.kick)
+		sh.resettle(e.ID)
 		return nil
 	}
 	p := c.published(ctx, e)
@@ -50,7 +50,7 @@ func (c *Controller) publish(ctx context.Context, n netdriver.Network, e endpoin
 	case ctx.Err() != nil || !c.storeIsAway(err):
 		return err
 	}
-	poke(sh.kick)
+	sh.resettle(e.ID)
 	return nil
 }
 
@@ -106,39 +106,73 @@ func (c *Controller) withdrawPublished(ctx context.Context, n netdriver.Network,
 			return err
 		}
 	}
-	poke(sh.kick)
+	sh.resettle(id)
 	return nil
 }
 
-// unsettled are this host's endpoints that the store has otherwise, or that it has and this host does not.
-func (c *Controller) unsettled(ctx context.Context, own map[endpoint.ID]endpoint.Info, published map[string]endpoint.Published, all bool) map[endpoint.ID]bool {
-	ids := map[endpoint.ID]bool{}
-	for id, e := range own {
-		if p, found := published[string(id)]; all || !found || !equal(p, c.published(ctx, e)) {
-			ids[id] = true
+// unsettled are those of this host's endpoints that are due which the store has otherwise, or which it has and this host does not.
+func (c *Controller) unsettled(ctx context.Context, n netdriver.Network, sh *sharing, now due) (ids []endpoint.ID, err error) {
+	look := now.own
+	if now.all || now.doubtful {
+		look = sh.publishedBy(c.o.Host)
+		for e, err := range records(ctx, c.o.Run, endpointTable(n.ID)) {
+			if err != nil {
+				return nil, err
+			}
+			look[e.ID] = true
 		}
 	}
-	for name, p := range published {
-		if _, here := own[endpoint.ID(name)]; p.Host == c.o.Host && !here {
-			ids[endpoint.ID(name)] = true
+	for id := range look {
+		e, here, err := maybe(c.endpointRecord(ctx, n.ID, id))
+		if err != nil {
+			return nil, err
+		}
+		p, found := sh.as(id)
+		found = found && (here || p.Host == c.o.Host)
+		if found != here || here && (now.doubtful || !equal(p, c.published(ctx, e))) {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+// publishedBy are the endpoints of a host.
+func (sh *sharing) publishedBy(host string) map[endpoint.ID]bool {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	ids := map[endpoint.ID]bool{}
+	for id, p := range sh.published {
+		if p.Host == host {
+			ids[endpoint.ID(id)] = true
 		}
 	}
 	return ids
 }
 
+// as is what is published of an endpoint, as last seen.
+func (sh *sharing) as(id endpoint.ID) (p endpoint.Published, found bool) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	p, found = sh.published[string(id)]
+	return p, found
+}
+
 // settleEndpoint publishes or withdraws an endpoint of this host as its record says. One whose addresses were given to somebody else while
 // this host was away is taken down; one whose name was taken goes on without it. doubtful: look, even if the store has the record.
-func (c *Controller) settleEndpoint(ctx context.Context, n netdriver.Network, id endpoint.ID, doubtful bool) error {
+func (c *Controller) settleEndpoint(ctx context.Context, n netdriver.Network, sh *sharing, id endpoint.ID, doubtful bool) error {
 	unlock, err := c.hold(ctx, n.ID, id)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	e, here, err := maybe(view(ctx, c.o.Run, func(tx datastore.Tx) (endpoint.Info, error) { return endpointTable(n.ID).Get(tx, string(id)) }))
+	e, here, err := maybe(c.endpointRecord(ctx, n.ID, id))
 	if err != nil {
 		return err
 	}
 	if !here {
+		if _, found := sh.as(id); !found {
+			return nil // it went while we waited for it
+		}
 		return c.strikePublished(ctx, n, id)
 	}
 	p := c.published(ctx, e)

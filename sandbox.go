@@ -323,7 +323,7 @@ func (c *Controller) endSandbox(ctx context.Context, id sandbox.ID, gone bool) e
 			if err := c.withdrawPublished(ctx, m.network, m.id); err != nil {
 				return err
 			}
-			defer c.resettle(m.on)
+			defer c.resettle(m.on, m.id)
 		}
 	}
 	var doomed []*member

@@ -158,6 +158,7 @@ func (c *Controller) replica(ctx context.Context, id endpoint.NetworkID) (netdri
 
 func (c *Controller) putReplica(ctx context.Context, n netdriver.Network) error {
 	n.Problem = ""
+	defer c.resettle(n.ID) // other hosts may have used its new subnets before this one knew
 	return c.o.Run.Update(ctx, func(tx datastore.Tx) error { return replicaTable().Put(tx, string(n.ID), n) })
 }
 
@@ -242,10 +243,7 @@ func (c *Controller) prepare(ctx context.Context, n netdriver.Network, sh *shari
 			err = c.replayAddresses(ctx, n, e)
 		}
 		if errdefs.IsAlreadyExists(err) {
-			sh.mu.Lock()
-			sh.doubtful = true // somebody else has it: settle decides
-			sh.mu.Unlock()
-			poke(sh.kick)
+			sh.add(due{all: true, doubtful: true}) // somebody else has it: settle decides
 			err = nil
 		}
 		if err != nil {
