@@ -48,6 +48,13 @@ func (c *Controller) ipamDriver(ctx context.Context, name string) (ipam.Driver, 
 	return nil, fmt.Errorf("IPAM driver %q: %w: it is not built in, and no plugin of that name answers", name, errdefs.ErrNotFound)
 }
 
+// presume says that a key is likely to be absent. Without the ability it is asked for.
+func presume(tx datastore.Tx, key string) {
+	if p, able := tx.(datastore.Presumer); able {
+		p.Presume(key)
+	}
+}
+
 // survey asks what the host is like. Without the ability drivers are told an MTU of 1500 and nothing else.
 func (c *Controller) survey(ctx context.Context, links []string) (sandbox.Survey, error) {
 	s, able := c.o.Spaces.(sandbox.Surveyor)

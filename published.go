@@ -66,6 +66,7 @@ func (c *Controller) enterPublished(tx datastore.Tx, id endpoint.NetworkID, p en
 	if err != nil {
 		return fmt.Errorf("network %s: %w", shortID(string(id)), err)
 	}
+	presume(tx, endpointNames(id).key(p.Name))
 	if err := endpointNames(id).claim(tx, p.Name, string(p.ID)); err != nil {
 		return err
 	}

@@ -56,7 +56,8 @@ type Changes struct {
 var ErrOutdated = errors.New("the state that was read is gone")
 
 // Optimist is View and Update of a store whose other writers are elsewhere: fn runs without any lock, what it read is remembered and must
-// still be so when what it wrote is committed. It is safe for concurrent use.
+// still be so when what it wrote is committed. Keys that seem not to change are not asked for at the first try of an Update: what they were
+// is taken for what they are, and leads to nothing but a commit, which checks it. It is safe for concurrent use.
 type Optimist struct {
 	Begin func(readOnly bool) Attempt
 	// Closed, unless it is nil, ends all calls with FailedPrecondition from when it is closed.
@@ -64,6 +65,8 @@ type Optimist struct {
 	// Pause is the longest wait after a first conflict, doubled with each that follows, up to 100 times; 0: 50 µs. It should be about what a
 	// commit takes.
 	Pause time.Duration
+
+	steady recollection
 }
 
 // View is Store.View.
@@ -71,6 +74,9 @@ func (o *Optimist) View(ctx context.Context, fn func(Tx) error) error { return o
 
 // Update is Store.Update.
 func (o *Optimist) Update(ctx context.Context, fn func(Tx) error) error { return o.run(ctx, fn, false) }
+
+// Forget is for a store that was restored from a backup: what was known of its keys is of another history.
+func (o *Optimist) Forget() { o.steady.forgetAll() }
 
 // Ended is nil until the store is closed, and then FailedPrecondition, which every call returns.
 func (o *Optimist) Ended() error {
@@ -92,6 +98,9 @@ func (o *Optimist) run(ctx context.Context, fn func(Tx) error, readOnly bool) er
 		}
 		tx := &optimistTx{ctx: ctx, attempt: o.Begin(readOnly)}
 		tx.footprint.ReadOnly = readOnly
+		if !readOnly {
+			tx.steady, tx.guesses = &o.steady, attempt == 0
+		}
 		done, err := tx.finish(fn(tx))
 		if err != nil && over(o.Closed) {
 			err = fmt.Errorf("%w: the store was closed: %w", errdefs.ErrFailedPrecondition, err)
@@ -99,7 +108,9 @@ func (o *Optimist) run(ctx context.Context, fn func(Tx) error, readOnly bool) er
 		if done {
 			return err
 		}
-		o.pause(ctx, attempt)
+		if !tx.guessed { // else nobody need have been in the way
+			o.pause(ctx, attempt)
+		}
 	}
 }
 

@@ -22,6 +22,10 @@ type optimistTx struct {
 	seen      []seen // what reads found, in their order
 	writes    []Write
 	space     [4]Write
+
+	steady  *recollection // nil in a View
+	guesses bool          // this is the first try
+	guessed bool          // a read was not asked for
 }
 
 // seen is the value of a key, or what is in a directory.
@@ -123,17 +127,42 @@ func (tx *optimistTx) read(name string, dir bool) (s seen, err error) {
 		return seen{}, tx.failure
 	}
 	r := Read{Name: name, Dir: dir}
-	if dir {
+	switch {
+	case dir:
 		s.entries, r.Version, err = tx.attempt.List(tx.ctx, name)
-	} else {
+	case tx.guess(&r, &s):
+	default:
 		s.value, r.Version, err = tx.attempt.Get(tx.ctx, name)
 	}
 	if err != nil {
 		tx.failure = err
 		return seen{}, err
 	}
+	if tx.steady != nil && !dir {
+		tx.steady.found(name, s.value, r.Version)
+	}
 	tx.reads, tx.seen = append(tx.reads, r), append(tx.seen, s)
 	return s, nil
+}
+
+// guess takes a key that seems not to change for what it was.
+func (tx *optimistTx) guess(r *Read, s *seen) bool {
+	if !tx.guesses {
+		return false
+	}
+	value, version, steady := tx.steady.of(r.Name)
+	if steady {
+		s.value, r.Version, tx.guessed = value, version, true
+	}
+	return steady
+}
+
+// Presume implements Presumer.
+func (tx *optimistTx) Presume(key string) {
+	asked := slices.ContainsFunc(tx.reads, func(r Read) bool { return r.Name == key && !r.Dir })
+	if tx.guesses && !asked && tx.footprint.Read(key) == nil {
+		tx.reads, tx.seen, tx.guessed = append(tx.reads, Read{Name: key}), append(tx.seen, seen{}), true
+	}
 }
 
 func (tx *optimistTx) written(key string) *Write {
@@ -172,7 +201,11 @@ func (tx *optimistTx) finish(refusal error) (done bool, err error) {
 	}
 	if refusal == nil && len(tx.writes) > 0 {
 		done, err = tx.attempt.Commit(tx.ctx, tx.reads, tx.changes())
+		tx.steady.outdate(tx.reads, tx.writes, done)
 		return done || err != nil, err
+	}
+	if tx.guessed {
+		return false, nil
 	}
 	if done, err = tx.attempt.Valid(tx.ctx, tx.reads); err != nil {
 		return true, err

@@ -42,6 +42,9 @@ func (f *follower) Full(ctx context.Context) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if generation.meta.LastIndex < f.index {
+		f.store.Forget()
+	}
 	f.index = generation.meta.LastIndex
 	if err := f.read(ctx); err != nil {
 		return nil, err

@@ -47,6 +47,9 @@ func (f *follower) Full(ctx context.Context) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if resp.Header.Revision < f.revision {
+		f.store.Forget()
+	}
 	f.revision = resp.Header.Revision
 	watching, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	f.cancel = cancel

@@ -315,3 +315,34 @@ func endsWithContextUnderConflict(t *testing.T, a, b datastore.Store) {
 	_, mine := list(t, b, "d")["mine"]
 	want(t, "written if it said so", mine, err == nil)
 }
+
+// What was the same many times is found to be another when it is, by who writes and by who refuses; and what was absent is found to be there.
+func steadyKeyChanges(t *testing.T, a, b datastore.Store) {
+	const often = 4
+	put(t, a, "steady", "0")
+	for i := range 3 {
+		for range often {
+			update(t, a, func(tx datastore.Tx) error {
+				value, err := tx.Get("steady")
+				if err == nil && string(value) != strconv.Itoa(i) {
+					err = fmt.Errorf("steady is %s, want %d", value, i)
+				}
+				return errors.Join(err, tx.Put("copy", value))
+			})
+		}
+		put(t, b, "steady", strconv.Itoa(i+1))
+	}
+	put(t, b, "there", "by b")
+	update(t, a, func(tx datastore.Tx) error {
+		if p, able := tx.(datastore.Presumer); able {
+			p.Presume("there")
+		}
+		value, err := tx.Get("there")
+		if errdefs.IsNotFound(err) {
+			return tx.Put("there", []byte("by a"))
+		}
+		return errors.Join(err, tx.Put("copy", value))
+	})
+	want(t, "what was there", get(t, b, "there"), "by b")
+	want(t, "the copy", get(t, b, "copy"), "by b")
+}

@@ -44,6 +44,7 @@ func Run(t *testing.T, open Open) {
 		{"SkewThroughEqualValue", skewThroughEqualValue},
 		{"StaleListNeverCommits", staleListNeverCommits},
 		{"TornReadIsNeverBelieved", tornReadIsNeverBelieved},
+		{"SteadyKeyChanges", steadyKeyChanges},
 		{"ViewIsOneMoment", viewIsOneMoment},
 		{"WritersOfOneDirectory", writersOfOneDirectory},
 		{"EndsWithContext", endsWithContext},
