@@ -25,7 +25,7 @@ func (c *Controller) requestAddresses(ctx context.Context, n netdriver.Network, 
 	}
 	var given []netip.Prefix
 	left := slices.Clone(s.Addresses)
-	for _, want := range []struct{ on, six bool }{{n.IPv4, false}, {n.IPv6 && !s.NoIPv6, true}} {
+	for _, want := range []struct{ on, six bool }{{n.IPv4 && !s.NoIPv4, false}, {n.IPv6 && !s.NoIPv6, true}} {
 		if !want.on {
 			continue
 		}

@@ -230,7 +230,7 @@ func (p *Plugin) lease(ctx context.Context, n netdriver.Network, sub netdriver.S
 		return ipam.Address{}, err
 	}
 	six := sub.Pool.Subnet.Addr().Is6()
-	spec := endpoint.Spec{ID: endpoint.ID(p.id("lease", rand.Text())), NoIPv6: !six, ByAddress: true, Gateway: endpoint.None, Labels: map[string]string{labelLease: p.Name}}
+	spec := endpoint.Spec{ID: endpoint.ID(p.id("lease", rand.Text())), NoIPv4: six, NoIPv6: !six, ByAddress: true, Gateway: endpoint.None, Labels: map[string]string{labelLease: p.Name}}
 	if want.IsValid() {
 		spec.Addresses = []netip.Prefix{netip.PrefixFrom(want, sub.Pool.Subnet.Bits())}
 	}

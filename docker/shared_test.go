@@ -83,6 +83,20 @@ func TestSharedIPv6(t *testing.T) {
 	}
 }
 
+// A container of both families needs one address of each, and no other for a moment.
+func TestSharedIPv6LastAddress(t *testing.T) {
+	e := newHosts(t, 1)[0]
+	four, _, _ := e.pool("10.9.0.0/30", false)
+	six, _, _ := e.pool("fd99::/64", true)
+	for _, p := range []string{four, six} {
+		e.must("/IpamDriver.RequestAddress", fmt.Sprintf(`{"PoolID": %q, "Options": {"RequestAddressType": "com.docker.network.gateway"}}`, p), "Address")
+		e.must("/IpamDriver.RequestAddress", fmt.Sprintf(`{"PoolID": %q}`, p), "Address")
+	}
+	if state := e.state(); !strings.Contains(state, "endpoint [10.9.0.2/30]") || !strings.Contains(state, "endpoint [fd99::2/64]") {
+		t.Errorf("leased:\n%s", state)
+	}
+}
+
 // Whoever makes it need not name the subnet.
 func TestSharedIPv6Unnamed(t *testing.T) {
 	e := newHosts(t, 1)[0]

@@ -155,9 +155,10 @@ func (h *host) start(name string, args ...string) (*exec.Cmd, error) {
 	return c, nil
 }
 
-// until tries again until it works, for a minute at most.
+// until tries again until it works, for some minutes at most: machines may be busy.
 func (h *host) until(ctx context.Context, log string, try func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	const patience = 3 * time.Minute
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
@@ -169,10 +170,17 @@ func (h *host) until(ctx context.Context, log string, try func() error) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			text, _ := os.ReadFile(filepath.Join(h.dir, log+".log"))
-			return fmt.Errorf("host %s: %s does not answer: %w\n%s", h.name, log, err, text)
+			return fmt.Errorf("%s\nhost %s, which waits for %s: %w", h.logged(log), h.name, log, err)
 		}
 	}
+}
+
+// logged is the end of a program's log.
+func (h *host) logged(name string) string {
+	const most = 40
+	text, _ := os.ReadFile(filepath.Join(h.dir, name+".log"))
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return strings.Join(lines[max(0, len(lines)-most):], "\n")
 }
 
 func (h *host) startConsul(ctx context.Context) error {

@@ -19,8 +19,9 @@ import (
 type lab struct {
 	t        *testing.T
 	one, two *host
-	flags    []string // of the first host's engine
-	bare     []string // what the second host contains without a network of ours
+	flags    []string  // of the first host's engine
+	bare     []string  // what the second host contains without a network of ours
+	failed   *[]string // what went wrong, for the end of the log
 }
 
 const store = "consul://192.0.2.2:8500"
@@ -29,7 +30,12 @@ const store = "consul://192.0.2.2:8500"
 var both = strings.Replace(create, "network create", "network create --ipv6", 1)
 
 func newLab(t *testing.T, tools programs) *lab {
-	l := &lab{t: t}
+	l := &lab{t: t, failed: new([]string)}
+	t.Cleanup(func() {
+		for _, what := range *l.failed {
+			t.Log(what)
+		}
+	})
 	l.one, l.two = l.host("one", "192.0.2.1", tools), l.host("two", "192.0.2.2", tools)
 	l.must(connect(l.one, l.two))
 	l.must(l.two.startConsul(t.Context()))
@@ -57,8 +63,8 @@ func (l *lab) host(name, address string, tools programs) *host {
 			l.t.Error(err)
 		}
 		for _, log := range []string{"sealane", "dockerd"} {
-			if text, _ := os.ReadFile(filepath.Join(h.dir, log+".log")); l.t.Failed() {
-				l.t.Logf("%s of host %s:\n%s", log, name, text)
+			if l.t.Failed() {
+				l.t.Logf("the end of what %s of host %s says:\n%s", log, name, h.logged(log))
 			}
 		}
 	})
@@ -68,6 +74,7 @@ func (l *lab) host(name, address string, tools programs) *host {
 func (l *lab) must(err error) {
 	l.t.Helper()
 	if err != nil {
+		*l.failed = append(*l.failed, l.t.Name()+": "+err.Error())
 		l.t.Fatal(err)
 	}
 }
@@ -125,24 +132,33 @@ func (l *lab) works() {
 		addresses, err := l.one.in(l.t.Context(), "docker", "inspect", "--format", format, "web").Output()
 		first, six, _ := strings.Cut(strings.TrimSpace(string(addresses)), " ")
 		if err != nil || first == "" || six == "" {
-			return fmt.Errorf("container web has no addresses: %w", err)
+			return errors.Join(errors.New("container web has no addresses"), err)
 		}
 		second := l.address(l.two, "web2")
 		six2 := l.says(l.two, "docker inspect --format {{.NetworkSettings.Networks.blue.GlobalIPv6Address}} web2")
-		return errors.Join(
-			l.two.expects(l.t.Context(), "docker exec web2 ping -c 1 -W 2 "+first, " 0% packet loss"),
-			l.two.expects(l.t.Context(), "docker exec web2 wget -q -O - http://"+first+"/", l.one.page()),
-			l.two.expects(l.t.Context(), "docker exec web2 wget -q -O - http://web/", l.one.page()),
-			l.two.expects(l.t.Context(), "docker exec web2 ping -6 -c 1 -W 2 web", " 0% packet loss"),
-			l.two.expects(l.t.Context(), "docker exec web2 wget -q -O - http://["+six+"]/", l.one.page()),
-			l.one.expects(l.t.Context(), "docker exec web ping -6 -c 1 -W 2 web2", " 0% packet loss"),
-			l.one.expects(l.t.Context(), "docker exec web wget -q -O - http://["+six2+"]/", l.two.page()),
-			l.one.expects(l.t.Context(), "docker exec web ping -c 1 -W 2 "+second, " 0% packet loss"),
-			l.one.expects(l.t.Context(), "docker exec web wget -q -O - http://"+second+"/", l.two.page()),
-			l.one.expects(l.t.Context(), "docker exec web wget -q -O - http://web2/", l.two.page()),
-			l.two.expects(l.t.Context(), "busybox wget -q -O - http://192.0.2.1:8080/", l.one.page()))
+		for _, try := range []struct {
+			on              *host
+			command, expect string
+		}{
+			{l.two, "docker exec web2 ping -c 1 -W 2 " + first, " 0% packet loss"},
+			{l.two, "timeout 10 docker exec web2 wget -q -O - http://" + first + "/", l.one.page()},
+			{l.two, "timeout 10 docker exec web2 wget -q -O - http://web/", l.one.page()},
+			{l.two, "docker exec web2 ping -6 -c 1 -W 2 web", " 0% packet loss"},
+			{l.two, "timeout 10 docker exec web2 wget -q -O - http://[" + six + "]/", l.one.page()},
+			{l.one, "docker exec web ping -6 -c 1 -W 2 web2", " 0% packet loss"},
+			{l.one, "timeout 10 docker exec web wget -q -O - http://[" + six2 + "]/", l.two.page()},
+			{l.one, "docker exec web ping -c 1 -W 2 " + second, " 0% packet loss"},
+			{l.one, "timeout 10 docker exec web wget -q -O - http://" + second + "/", l.two.page()},
+			{l.one, "timeout 10 docker exec web wget -q -O - http://web2/", l.two.page()},
+			{l.two, "timeout 10 busybox wget -q -O - http://192.0.2.1:8080/", l.one.page()},
+		} {
+			if err := try.on.expects(l.t.Context(), try.command, try.expect); err != nil {
+				return err
+			}
+		}
+		return nil
 	}))
-	l.says(l.one, "docker run --rm --network blue box ping -c 1 -W 5 "+l.address(l.two, "web2"))
+	l.says(l.one, "docker run --rm --network blue box ping -c 1 -W 20 "+l.address(l.two, "web2"))
 	for _, h := range []*host{l.one, l.two} { // nothing is left of what was before
 		if got := l.says(h, "sealane network inspect --format '{{len .Containers}}' blue"); got != "1" {
 			l.t.Errorf("host %s: %s endpoints on the network, want one", h.name, got)
