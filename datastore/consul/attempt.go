@@ -31,7 +31,7 @@ func (a *attempt) List(ctx context.Context, dir string) ([]datastore.Entry, uint
 	if err != nil {
 		return nil, 0, err
 	}
-	return d.entries, d.generation, nil
+	return d.entries, d.generation.index, nil
 }
 
 // Valid asks for nothing when there was one read, which was a moment by itself, and found something: where nothing is found Consul may
@@ -58,25 +58,49 @@ func (a *attempt) Valid(ctx context.Context, reads []datastore.Read) (bool, erro
 	return before == after, err
 }
 
+// Commit has watches told what changes in directories that this store follows, unless another host writes there at the same time.
 func (a *attempt) Commit(ctx context.Context, reads []datastore.Read, changes datastore.Changes) (bool, error) {
-	ops := a.checks(reads)
-	checks := len(ops)
+	after := a.store.followed.after(changes)
+	checks := a.checks(reads)
+	if len(checks)+len(after)+len(changes.Writes)+len(changes.Touched)+len(changes.Emptied) > maxOps {
+		after = nil
+	}
+	failed, err := a.commit(ctx, checks, changes, after)
+	if err == nil && failed >= len(checks) {
+		failed, err = a.commit(ctx, checks, changes, nil)
+	}
+	return err == nil && failed == none, err
+}
+
+// commit makes all changes, each directory's right after the generation that is given for it, or says which check failed.
+func (a *attempt) commit(ctx context.Context, checks api.TxnOps, changes datastore.Changes, after map[string]*point) (failed int, err error) {
+	s, ops := a.store, slices.Clone(checks)
+	for dir, p := range after {
+		ops = append(ops, &api.TxnOp{KV: &api.KVTxnOp{Verb: api.KVCheckIndex, Key: s.layout.Generation(dir), Index: p.index}})
+	}
+	all := len(ops)
 	for _, w := range changes.Writes {
-		op := &api.KVTxnOp{Verb: api.KVSet, Key: a.store.layout.Key(w.Key), Value: w.Value}
+		op := &api.KVTxnOp{Verb: api.KVSet, Key: s.layout.Key(w.Key), Value: w.Value}
 		if w.Value == nil {
 			op.Verb = api.KVDelete
 		}
 		ops = append(ops, &api.TxnOp{KV: op})
 	}
+	moved := map[string]generation{}
 	for _, dir := range changes.Touched {
 		if !slices.Contains(changes.Emptied, dir) {
-			ops = append(ops, a.store.move(dir))
+			moved[dir] = next(dir, changes.Writes, after[dir])
+			ops = append(ops, s.move(dir, moved[dir]))
 		}
 	}
 	for _, dir := range changes.Emptied {
-		ops = append(ops, &api.TxnOp{KV: &api.KVTxnOp{Verb: api.KVDelete, Key: a.store.layout.Generation(dir)}})
+		ops = append(ops, &api.TxnOp{KV: &api.KVTxnOp{Verb: api.KVDelete, Key: s.layout.Generation(dir)}})
 	}
-	return a.store.txn(ctx, ops, checks)
+	o, err := s.txn(ctx, ops, all)
+	for dir, g := range moved {
+		s.followed.wrote(dir, point{g.Is, o.index()})
+	}
+	return o.failed(), err
 }
 
 // checks are the operations that fail when a read is not so any more.
@@ -93,11 +117,6 @@ func (a *attempt) checks(reads []datastore.Read) api.TxnOps {
 		ops = append(ops, &api.TxnOp{KV: op})
 	}
 	return ops
-}
-
-// move gives a directory a new generation. The same one would be no write to Consul: nobody's check would fail and no watch end.
-func (s *Store) move(dir string) *api.TxnOp {
-	return &api.TxnOp{KV: &api.KVTxnOp{Verb: api.KVSet, Key: s.layout.Generation(dir), Value: datastore.NewGeneration()}}
 }
 
 // present is a value that is there; JSON gives an empty one as nil.

@@ -43,6 +43,7 @@ type Store struct {
 	layout    datastore.Layout
 	addresses []string
 	servers   servers
+	followed  followed
 	timeout   time.Duration
 	http      *http.Transport
 	closed    chan struct{}
@@ -116,9 +117,13 @@ func transport(o Options) *http.Transport {
 	return &http.Transport{DialContext: bounded, TLSClientConfig: o.TLS, MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute}
 }
 
-// Watch implements datastore.Store. Every change brings the whole directory over the wire, so directories should be small.
+// Watch implements datastore.Store. What this Store and others that watch dir change there is told by itself; what others change, or two at
+// once, brings the whole directory over the wire, so directories should be small.
 func (s *Store) Watch(ctx context.Context, dir string) iter.Seq2[datastore.Batch, error] {
-	return datastore.Follow(ctx, s.closed, dir, &follower{store: s, dir: dir})
+	return func(yield func(datastore.Batch, error) bool) {
+		defer s.followed.at(dir, point{})
+		datastore.Follow(ctx, s.closed, dir, &follower{store: s, dir: dir})(yield)
+	}
 }
 
 // Close implements datastore.Store. What was announced is withdrawn by Consul when its session ends.

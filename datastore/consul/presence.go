@@ -47,26 +47,26 @@ func (s *Store) hold(ctx context.Context, key string, value []byte, session stri
 	dir, _ := datastore.Split(key)
 	at := s.layout.Key(key)
 	f, err := s.get(ctx, at, &api.QueryOptions{RequireConsistent: true})
-	pair, ok := f.pair, false
+	pair, o := f.pair, outcome{}
 	switch {
 	case err != nil:
 	case pair == nil:
-		ok, err = s.txn(ctx, api.TxnOps{
+		o, err = s.txn(ctx, api.TxnOps{
 			{KV: &api.KVTxnOp{Verb: api.KVCheckNotExists, Key: at}},
 			{KV: &api.KVTxnOp{Verb: api.KVLock, Key: at, Value: value, Session: session}},
-			s.move(dir),
+			s.move(dir, next(dir, nil, nil)),
 		}, 1)
 	case pair.Session != "" && !bytes.Equal(pair.Value, value):
 		err = fmt.Errorf("%w: %s is there", errdefs.ErrAlreadyExists, pair.Value)
 	default:
-		ok, err = s.txn(ctx, api.TxnOps{
+		o, err = s.txn(ctx, api.TxnOps{
 			{KV: &api.KVTxnOp{Verb: api.KVCheckIndex, Key: at, Index: pair.ModifyIndex}},
 			{KV: &api.KVTxnOp{Verb: api.KVDelete, Key: at}},
 			{KV: &api.KVTxnOp{Verb: api.KVLock, Key: at, Value: value, Session: session}},
-			s.move(dir),
+			s.move(dir, next(dir, nil, nil)),
 		}, 1)
 	}
-	if err == nil && !ok {
+	if err == nil && !o.ok {
 		err = fmt.Errorf("%w: somebody announced it at this moment", errdefs.ErrAborted)
 	}
 	if err != nil {

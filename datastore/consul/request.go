@@ -18,8 +18,8 @@ import (
 // directory is what one request tells of a directory.
 type directory struct {
 	entries    []datastore.Entry
-	generation uint64 // 0: nothing was ever written in it, or nobody forgot to empty it
-	sessions   bool   // a record goes when a session ends, and no transaction says so
+	generation point // index 0: nothing was ever written in it, or nobody forgot to empty it
+	sessions   bool  // a record goes when a session ends, and no transaction says so
 }
 
 // found is a key, nil if it is absent, and what the server says of its answer.
@@ -48,7 +48,7 @@ func (s *Store) directory(ctx context.Context, dir string, q *api.QueryOptions) 
 	for _, p := range pairs {
 		name := strings.TrimPrefix(p.Key, prefix)
 		if name == "" {
-			d.generation = p.ModifyIndex
+			d.generation = point{parseGeneration(p.Value).Is, p.ModifyIndex}
 			continue
 		}
 		d.sessions = d.sessions || p.Session != ""
@@ -86,20 +86,47 @@ func (s *Store) check(ctx context.Context, ops api.TxnOps) (ok bool, err error) 
 	return s.verdict(o, len(ops))
 }
 
-// txn runs operations of which the first are checks. It is not ok when a check failed.
-func (s *Store) txn(ctx context.Context, ops api.TxnOps, checks int) (ok bool, err error) {
-	var o outcome
+// none is the number of the check that failed when none did.
+const none = -1
+
+// failed is the number of the first check that failed.
+func (o outcome) failed() int {
+	switch {
+	case o.ok:
+		return none
+	case o.resp == nil || len(o.resp.Errors) == 0:
+		return 0
+	}
+	return o.resp.Errors[0].OpIndex
+}
+
+// index is where what was written stands in the order of all writes; 0: nothing was.
+func (o outcome) index() (index uint64) {
+	if !o.ok {
+		return 0
+	}
+	for _, r := range o.resp.Results {
+		if r.KV != nil {
+			index = max(index, r.KV.ModifyIndex)
+		}
+	}
+	return index
+}
+
+// txn runs operations of which the first are checks, one of which may fail.
+func (s *Store) txn(ctx context.Context, ops api.TxnOps, checks int) (o outcome, err error) {
 	sent, err := s.write(ctx, func(ctx context.Context, c *api.Client) (err error) {
 		o.ok, o.resp, _, err = c.Txn().Txn(ops, (&api.QueryOptions{}).WithContext(ctx))
 		return err
 	})
 	switch {
 	case sent:
-		return false, &datastore.Uncertain{Err: err}
+		return o, &datastore.Uncertain{Err: err}
 	case err != nil:
-		return false, err
+		return o, err
 	}
-	return s.verdict(o, checks)
+	_, err = s.verdict(o, checks)
+	return o, err
 }
 
 // verdict is ok when a transaction was done, and an error when it failed for another reason than a check.

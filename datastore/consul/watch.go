@@ -21,7 +21,7 @@ const (
 )
 
 // follower is a datastore.Follower. It waits for the generation, of which every transaction makes a new one: that costs nothing while
-// nothing happens, in directories large and small. Then it reads the directory.
+// nothing happens, in directories large and small. Then it reads the directory, unless the generation tells by itself what is different.
 //
 // It waits at the server that is asked, and reads from the leader, which must still be it. Waiting at the leader, to which the server would
 // hand the request on, nobody would be told for as long as the request lasts when that leader is cut off and another elected. Indexes are
@@ -32,7 +32,7 @@ type follower struct {
 
 	known    map[string][]byte
 	sessions bool
-	seen     uint64 // generation of known
+	seen     point  // generation of known
 	index    uint64 // that the server answered with last
 }
 
@@ -42,6 +42,7 @@ func (f *follower) Full(ctx context.Context) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	f.store.followed.at(f.dir, point{}) // what was known may be of another history
 	if generation.meta.LastIndex < f.index {
 		f.store.Forget()
 	}
@@ -53,9 +54,14 @@ func (f *follower) Full(ctx context.Context) (map[string][]byte, error) {
 }
 
 func (f *follower) Next(ctx context.Context) (datastore.Batch, error) {
-	moved, err := f.wait(ctx)
+	moved, now, err := f.wait(ctx)
 	if err != nil || !moved {
 		return datastore.Batch{}, err
+	}
+	if now != nil {
+		if g := parseGeneration(now.Value); g.After != "" && g.After == f.seen.is {
+			return f.apply(g, now.ModifyIndex), nil
+		}
 	}
 	before := f.known
 	if err := f.read(ctx); err != nil {
@@ -69,6 +75,7 @@ func (f *follower) read(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	f.store.followed.at(f.dir, d.generation)
 	f.known, f.seen, f.sessions = make(map[string][]byte, len(d.entries)), d.generation, d.sessions
 	for _, e := range d.entries {
 		f.known[e.Name] = e.Value
@@ -76,32 +83,53 @@ func (f *follower) read(ctx context.Context) error {
 	return nil
 }
 
-// wait returns when the directory may have changed, and not moved when nothing happened for a while.
-func (f *follower) wait(ctx context.Context) (moved bool, err error) {
-	if f.sessions {
-		return f.heed(ctx)
+// apply takes over what a generation says that comes right after the one that is known.
+func (f *follower) apply(g generation, index uint64) datastore.Batch {
+	b := datastore.Batch{Put: map[string][]byte{}}
+	for name, value := range g.Put {
+		value = present(value)
+		if old, ok := f.known[name]; !ok || !bytes.Equal(old, value) {
+			b.Put[name] = bytes.Clone(value)
+		}
+		f.known[name] = value
 	}
-	from := max(f.index, f.seen, 1)
-	var pair *api.KVPair
+	for _, name := range g.Delete {
+		if _, ok := f.known[name]; ok {
+			b.Delete = append(b.Delete, name)
+		}
+		delete(f.known, name)
+	}
+	f.seen = point{g.Is, index}
+	f.store.followed.at(f.dir, f.seen)
+	return b
+}
+
+// wait returns when the directory may have changed, with its generation if there is one, and not moved when nothing happened for a while.
+func (f *follower) wait(ctx context.Context) (moved bool, pair *api.KVPair, err error) {
+	if f.sessions {
+		moved, err = f.heed(ctx)
+		return moved, nil, err
+	}
+	from := max(f.index, f.seen.index, 1)
 	meta, err := f.store.linger(ctx, &api.QueryOptions{WaitIndex: from, WaitTime: idle * f.store.timeout, AllowStale: true},
 		func(c *api.Client, q *api.QueryOptions) (meta *api.QueryMeta, err error) {
 			pair, meta, err = c.KV().Get(f.store.layout.Generation(f.dir), q)
 			return meta, err
 		})
 	if err != nil || meta == nil {
-		return false, err
+		return false, nil, err
 	}
 	if meta.LastIndex < f.index { // the server was restored: https://developer.hashicorp.com/consul/api-docs/features/blocking
-		return false, datastore.ErrOutdated
+		return false, nil, datastore.ErrOutdated
 	}
 	f.index = meta.LastIndex
-	if pair != nil && pair.ModifyIndex != f.seen || pair == nil && f.seen != 0 {
-		return true, nil
+	if pair != nil && pair.ModifyIndex != f.seen.index || pair == nil && f.seen.index != 0 {
+		return true, pair, nil
 	}
 	if meta.LastIndex > from {
 		rest(ctx, calm)
 	}
-	return false, nil
+	return false, nil, nil
 }
 
 // heed is wait for a directory with records that end with a session, which moves no generation.

@@ -28,28 +28,32 @@ const (
 func WatchTraffic(t *testing.T, kind servertest.Kind, open OpenAt, few, many int) {
 	nstest.MustNotLeak(t)
 	server := servertest.One(t, kind, servertest.Options{}).Servers[0]
-	small := traffic(t, server, open, few)
-	large := traffic(t, server, open, many)
+	small := Traffic(t, server, open, few)
+	large := Traffic(t, server, open, many)
 	if large > 2*small {
 		t.Errorf("%d bytes a host among %d hosts, %d among %d: it grows with the cluster", small, few, large, many)
 	}
 }
 
-// traffic returns how many bytes watches brought to the host that got the most.
-func traffic(t *testing.T, server *servertest.Server, open OpenAt, hosts int) int64 {
+// Traffic is how many bytes came to the host that got the most, what was said of its own writes among them.
+func Traffic(t testing.TB, server *servertest.Server, open OpenAt, hosts int) int64 {
+	t.Helper()
 	prefix := "traffic/" + strconv.Itoa(hosts)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
 	writer := open(t, []string{server.Endpoint()}, prefix, server.Host.DialContext)
 	for h := range hosts {
 		put(t, writer, datastore.Key("host", strconv.Itoa(h)), record())
+		mailbox := datastore.Key("look", strconv.Itoa(h)) // opened, as a daemon does: nobody wrote in it yet
+		update(t, writer, func(tx datastore.Tx) error { return tx.Delete(mailbox + "/" + strconv.Itoa(h)) })
 	}
-	wires := make([]*Wire, hosts)
+	wires, stores := make([]*Wire, hosts), make([]datastore.Store, hosts)
 	var watching, ready sync.WaitGroup
 	seen := make(chan struct{})
 	for h := range hosts {
 		wires[h] = NewWire(server.Host.DialContext)
 		s := open(t, []string{server.Endpoint()}, prefix, wires[h].Dial)
+		stores[h] = s
 		follow := func(dir string, seen chan<- struct{}) {
 			ready.Add(1)
 			watching.Go(func() { gather(ctx, s, dir, ready.Done, seen) })
@@ -68,7 +72,7 @@ func traffic(t *testing.T, server *servertest.Server, open OpenAt, hosts int) in
 	for i := range creates {
 		for h := range hosts {
 			for n := range networks {
-				put(t, writer, fmt.Sprintf("%s/%d-%d", network(h, n), h, i), record())
+				put(t, stores[h], fmt.Sprintf("%s/%d-%d", network(h, n), h, i), record())
 				made++
 				for range members { // one after the other, so that no two changes come in one batch
 					await(t, ctx, seen)
@@ -88,7 +92,7 @@ func traffic(t *testing.T, server *servertest.Server, open OpenAt, hosts int) in
 	return most
 }
 
-func await(t *testing.T, ctx context.Context, seen <-chan struct{}) {
+func await(t testing.TB, ctx context.Context, seen <-chan struct{}) {
 	t.Helper()
 	select {
 	case <-seen:
