@@ -230,3 +230,38 @@ func TestInterfaceNames(t *testing.T) {
 		t.Errorf("after a restart: %v", kept)
 	}
 }
+
+// A caller that has chosen two gateways without saying for which families means by one with a single family that family, whichever came
+// first: so does Docker 29. Their ports are the same, and neither has to give them up first.
+func TestChosenGatewaysShareTheFamilies(t *testing.T) {
+	w := newWorld(t)
+	both, four := w.network(sealane.NetworkSpec{Name: "both", IPv6: true}), w.network(sealane.NetworkSpec{Name: "four"})
+	for what, order := range map[string][]sealane.Network{"both families first": {both, four}, "one family first": {four, both}} {
+		c := w.sandbox(sandbox.Spec{Name: "c"})
+		firewalltest.Serve(t, c.as(), 80)
+		answers := func(when string, four, six bool) {
+			t.Helper()
+			for to, want := range map[string]bool{"192.0.2.2": four, "2001:db8::2": six} {
+				client := netip.Addr{}
+				if want {
+					client = map[string]netip.Addr{"192.0.2.2": addr("192.0.2.1"), "2001:db8::2": addr("2001:db8::1")}[to]
+				}
+				firewalltest.Call(t, w.outside, firewall.TCP, netip.AddrPortFrom(addr(to), 8080), client)
+			}
+			if t.Failed() {
+				t.Fatalf("%s, %s", what, when)
+			}
+		}
+		for _, n := range order {
+			c.join(n, endpoint.Spec{Name: "c", Gateway: endpoint.On, Publish: ports(t, "8080:80")})
+		}
+		answers("on two networks", true, true)
+		if err := c.endpoints[0].Leave(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		answers("on the second", true, order[1] == both)
+		if err := c.Delete(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

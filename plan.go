@@ -193,15 +193,27 @@ func (c *Controller) planPorts(ctx context.Context, v *content, m *member) error
 	return nil
 }
 
-// gateway says for which families a member carries published ports: as its caller decided, else as Merge chose.
+// gateway says for which families a member carries published ports: as its caller decided, else as Merge chose. A caller that has chosen
+// two, and cannot say which is for which family, means by one that has a single family that it is the gateway of that: so does Docker 29.
 func (v *content) gateway(m *member) (four, six bool) {
+	four, six = hasFamily(m.info.Addresses, false), hasFamily(m.info.Addresses, true)
 	switch m.info.Spec.Gateway {
-	case endpoint.On:
-		four, six = true, true
+	case endpoint.None:
+		return false, false
 	case endpoint.Auto:
-		four, six = v.merged.Gateway4 == string(m.id), v.merged.Gateway6 == string(m.id)
+		return four && v.merged.Gateway4 == string(m.id), six && v.merged.Gateway6 == string(m.id)
 	}
-	return four && hasFamily(m.info.Addresses, false), six && hasFamily(m.info.Addresses, true)
+	if four && six {
+		return !v.chosenFor(false), !v.chosenFor(true)
+	}
+	return four, six
+}
+
+// chosenFor says that a caller has chosen a gateway that has this family alone.
+func (v *content) chosenFor(six bool) bool {
+	return slices.ContainsFunc(v.members, func(m *member) bool {
+		return m.wanted(v) && m.info.Spec.Gateway == endpoint.On && hasFamily(m.info.Addresses, six) && !hasFamily(m.info.Addresses, !six)
+	})
 }
 
 func hasFamily(addresses []netip.Prefix, six bool) bool {
