@@ -186,3 +186,55 @@ func TestCallBack(t *testing.T) {
 		t.Errorf("called back in %v", own)
 	}
 }
+
+// A plugin that takes its time about one endpoint holds up neither others of its network nor what else is in the sandbox.
+func TestSlowJoinHoldsUpNobody(t *testing.T) {
+	ctx, dir, m := t.Context(), t.TempDir(), newMachine(t)
+	m.plugins = remote.New(remote.Options{Sockets: dir, Timeout: time.Hour})
+	if err := m.start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { m.Close() }()
+	asked, answer := make(chan struct{}), make(chan struct{})
+	var held atomic.Bool
+	q := &quiet{called: func(verb string) {
+		if verb == "Join" && held.CompareAndSwap(false, true) {
+			close(asked)
+			<-answer
+		}
+	}}
+	q.listen(t, dir+"/p.sock")
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	join := func(n sealane.Network, name string, s sandbox.Sandbox) error {
+		e, err := n.CreateEndpoint(ctx, endpoint.Spec{Name: name})
+		if err == nil {
+			err = e.Join(ctx, s)
+		}
+		return err
+	}
+	red, err := m.CreateNetwork(ctx, sealane.NetworkSpec{Name: "red", Driver: "p"})
+	must(err)
+	blue, err := m.CreateNetwork(ctx, sealane.NetworkSpec{Name: "blue"})
+	must(err)
+	web, err := m.CreateSandbox(ctx, sandbox.Spec{Name: "web"})
+	must(err)
+	other, err := m.CreateSandbox(ctx, sandbox.Spec{Name: "other"})
+	must(err)
+	slow := make(chan error, 1)
+	go func() { slow <- join(red, "slow", web) }()
+	<-asked
+	must(join(red, "quick", other))
+	must(join(blue, "beside", web))
+	select {
+	case err := <-slow:
+		t.Errorf("the plugin has not answered yet, and the join ended with %v", err)
+	default:
+	}
+	close(answer)
+	must(<-slow)
+}
