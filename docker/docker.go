@@ -84,8 +84,10 @@ func (p *Plugin) Addresses() ipam.Driver {
 }
 
 // id is ours for what the engine calls theirs: the same each time, and safe in paths and link names.
-func (p *Plugin) id(kind, theirs string) string {
-	hash := sha256.Sum256([]byte(strings.Join([]string{"docker", p.Name, kind, theirs}, "\x00")))
+func (p *Plugin) id(kind, theirs string) string { return hashed(p.Name, kind, theirs) }
+
+func hashed(parts ...string) string {
+	hash := sha256.Sum256([]byte("docker\x00" + strings.Join(parts, "\x00")))
 	return hex.EncodeToString(hash[:])
 }
 

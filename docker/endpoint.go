@@ -89,7 +89,7 @@ func (d networks) Join(ctx context.Context, in netdriver.Input, e endpoint.Info)
 		return netdriver.Plan{}, err
 	}
 	a, err := d.p.Controller.JoinForeign(ctx, on, id, sandbox.Spec{
-		ID: sandbox.ID(d.p.id("sandbox", string(e.Sandbox))), Name: nameOf(string(e.Sandbox)), Namespace: sandbox.Origin{Foreign: true},
+		ID: sandboxID(string(e.Sandbox)), Name: nameOf(string(e.Sandbox)), Namespace: sandbox.Origin{Foreign: true},
 		Labels: map[string]string{"com.docker.sandbox.key": string(e.Sandbox)},
 	})
 	if err != nil {
@@ -100,6 +100,11 @@ func (d networks) Join(ctx context.Context, in netdriver.Input, e endpoint.Info)
 		a.Gateway4, a.Gateway6 = netip.Addr{}, netip.Addr{}
 	}
 	return netdriver.Plan{Attachment: &a}, nil
+}
+
+// sandboxID is ours for an engine's sandbox. It is one, whichever of our plugins its networks are of.
+func sandboxID(key string) sandbox.ID {
+	return sandbox.ID(hashed("sandbox", key))
 }
 
 // nameOf makes a sandbox's name of the engine's key for it, a path.

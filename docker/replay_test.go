@@ -82,7 +82,26 @@ func newEngine(t *testing.T, o docker.Options) *engine {
 	if e.ctl, err = sealane.New(t.Context(), options); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { e.ctl.Close() })
 	o.Controller = e.ctl
+	e.serve(o)
+	return e
+}
+
+// beside is another plugin of the same daemon.
+func (e *engine) beside(name string) *engine {
+	e.t.Helper()
+	other := &engine{t: e.t, ctl: e.ctl, knows: e.knows, kernel: e.kernel}
+	o := e.plugin.Options
+	o.Name = name
+	other.serve(o)
+	return other
+}
+
+// serve makes the plugin and a client that calls it.
+func (e *engine) serve(o docker.Options) {
+	t := e.t
+	t.Helper()
 	e.plugin = docker.New(o)
 	server := remote.NewServer(e.plugin.Network(), e.plugin.Addresses(), nil)
 	path := t.TempDir() + "/sealane.sock"
@@ -102,9 +121,7 @@ func newEngine(t *testing.T, o docker.Options) *engine {
 		if err := server.Close(context.Background()); err != nil {
 			t.Error(err)
 		}
-		e.ctl.Close()
 	})
-	return e
 }
 
 // call sends a request as an engine does and returns the status and the reply.
@@ -198,10 +215,10 @@ func (t translation) learn(then json.RawMessage, now map[string]any) {
 	}
 }
 
-// What engines have said to plugins we answer as they accept, and do; d28 was said to ours (cmd/sealane.TestRecord), the others to somebody
+// What engines have said to plugins we answer as they accept, and do; d28 and d29 were said to ours (cmd/sealane.TestRecord), the others to somebody
 // else's; d30 is written after what was seen of moby v2.0.0-beta.24, where it differs. What they leave behind where that other plugin failed, or was dead, is swept when they do not know it.
 func TestTranscripts(t *testing.T) {
-	for _, name := range []string{"d20", "d20-live", "d20-ipamerr", "d26", "d26-live", "d26-ipamerr", "d26-swarm", "d28", "d30"} {
+	for _, name := range []string{"d20", "d20-live", "d20-ipamerr", "d26", "d26-live", "d26-ipamerr", "d26-swarm", "d28", "d29", "d30"} {
 		t.Run(name, func(t *testing.T) {
 			f, err := os.Open("testdata/" + name + ".jsonl")
 			if err != nil {
@@ -228,6 +245,9 @@ func TestTranscripts(t *testing.T) {
 				var r recorded
 				if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
 					t.Fatal(err)
+				}
+				if r.Path == "" { // the line that says which engine it is
+					continue
 				}
 				if r.Scenario != scenario {
 					ends(r.Scenario)

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sealane/sealane"
 	"github.com/sealane/sealane/datastore"
 	"github.com/sealane/sealane/docker"
 )
@@ -94,6 +95,29 @@ func TestSharedIPv6LastAddress(t *testing.T) {
 	}
 	if state := e.state(); !strings.Contains(state, "endpoint [10.9.0.2/30]") || !strings.Contains(state, "endpoint [fd99::2/64]") {
 		t.Errorf("leased:\n%s", state)
+	}
+}
+
+// A network that a user made is joined by engines as it is, and stays when the last of them has left.
+func TestSharedNetworkOfAUser(t *testing.T) {
+	e := newHosts(t, 1)[0]
+	if _, err := e.ctl.CreateNetwork(t.Context(), sealane.NetworkSpec{Name: "blue", Driver: "overlay"}); err != nil {
+		t.Fatal(err)
+	}
+	before := e.state()
+	for range 2 {
+		id, pool, _ := e.pool("", false)
+		gateway := e.must("/IpamDriver.RequestAddress", fmt.Sprintf(`{"PoolID": %q, "Options": {"RequestAddressType": "com.docker.network.gateway"}}`, id), "Address")
+		e.must("/NetworkDriver.CreateNetwork", fmt.Sprintf(`{"NetworkID": "n", "Options": {"com.docker.network.generic": {"network": "blue"}},
+			"IPv4Data": [{"AddressSpace": "global", "Pool": %q, "Gateway": %q}]}`, pool, gateway), "")
+		if now := e.state(); now != before {
+			t.Errorf("joined, it is\n%s and was\n%s", now, before)
+		}
+		e.must("/IpamDriver.ReleasePool", fmt.Sprintf(`{"PoolID": %q}`, id), "")
+		e.must("/NetworkDriver.DeleteNetwork", `{"NetworkID": "n"}`, "")
+	}
+	if left := e.state(); left != before {
+		t.Errorf("left:\n%s", left)
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	"github.com/sealane/sealane/docker"
 )
 
@@ -98,6 +100,34 @@ func TestRepeated(t *testing.T) {
 	}
 }
 
+// A container on networks of two of our plugins is one sandbox, which goes with its last endpoint.
+func TestSandboxOfTwoPlugins(t *testing.T) {
+	one := newEngine(t, docker.Options{})
+	two := one.beside("sealane-other")
+	for _, e := range []*engine{one, two} {
+		name := e.plugin.Name
+		pool, _ := e.network("n-" + name)
+		address := e.must("/IpamDriver.RequestAddress", fmt.Sprintf(`{"PoolID": %q}`, pool), "Address")
+		e.must("/NetworkDriver.CreateEndpoint", fmt.Sprintf(`{"NetworkID": "n-%[1]s", "EndpointID": "e", "Interface": {"Address": %[2]q}}`, name, address), "")
+		e.must("/NetworkDriver.Join", fmt.Sprintf(`{"NetworkID": "n-%s", "EndpointID": "e", "SandboxKey": "/x/y"}`, name), "")
+	}
+	for _, e := range []*engine{one, two} {
+		s, err := e.ctl.Sandbox(t.Context(), "docker-y")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Info(t.Context()); err != nil {
+			t.Error(err)
+		}
+		for _, verb := range []string{"Leave", "DeleteEndpoint"} {
+			e.must("/NetworkDriver."+verb, fmt.Sprintf(`{"NetworkID": "n-%s", "EndpointID": "e"}`, e.plugin.Name), "")
+		}
+	}
+	if _, err := one.ctl.Sandbox(t.Context(), "docker-y"); !errdefs.IsNotFound(err) {
+		t.Errorf("the sandbox is left: %v", err)
+	}
+}
+
 // What the engine does not know any more is given up, and what it knows is not.
 func TestSweep(t *testing.T) {
 	e := newEngine(t, docker.Options{Every: time.Nanosecond, Patience: time.Nanosecond})
@@ -125,6 +155,25 @@ func TestSweep(t *testing.T) {
 		pool, address, pool)
 	if now := e.state(); now != want || strings.Contains(now, spare) {
 		t.Errorf("left:\n%s\nwant:\n%s", now, want)
+	}
+}
+
+// What an engine asked for without a name, and nothing claims, is its for ten minutes: it may be about to use it.
+func TestSweepIsPatient(t *testing.T) {
+	e := newEngine(t, docker.Options{})
+	if e.plugin.Patience != 10*time.Minute || e.plugin.Every != time.Minute {
+		t.Errorf("patience is %v, asked every %v", e.plugin.Patience, e.plugin.Every)
+	}
+	pool := e.must("/IpamDriver.RequestPool", `{"AddressSpace": "local"}`, "PoolID")
+	e.must("/IpamDriver.RequestAddress", fmt.Sprintf(`{"PoolID": %q}`, pool), "Address")
+	before := e.state()
+	for range 3 {
+		if err := e.plugin.SweepOnce(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if now := e.state(); now != before || !strings.Contains(now, "with 1 addresses") {
+		t.Errorf("left:\n%s\nwas:\n%s", now, before)
 	}
 }
 

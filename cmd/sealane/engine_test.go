@@ -125,7 +125,7 @@ func engine(ts *testscript.TestScript, neg bool, args []string) {
 	defer log.Close()
 	p := &process{cmd: exec.Command("sh", append([]string{"-c", `exec dockerd "$@"`, "dockerd"}, append([]string{"--data-root", dir + "/data", "--exec-root", dir + "/exec",
 		"--pidfile", dir + "/pid", "-H", ts.Getenv("DOCKER_HOST")}, args...)...)...), ended: make(chan error, 1)}
-	p.cmd.Env = append(os.Environ(), "PATH="+ts.Getenv("PATH"))
+	p.cmd.Env = append(os.Environ(), "PATH="+ts.Getenv("PATH"), "DOCKER_MIN_API_VERSION=1.24") // engine 29 would refuse docker-compose 1.29
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	ts.Check(p.cmd.Start())
 	go func() { p.ended <- p.cmd.Wait() }()

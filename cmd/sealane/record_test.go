@@ -16,9 +16,12 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-var record = flag.String("record", "", "write what the newest engine says to its plugin, and what that answers, to this file (package docker replays it)")
+var (
+	record   = flag.String("record", "", "write what an engine says to its plugin, and what that answers, to this file (package docker replays it)")
+	recorded = flag.String("recorded", newest, "the engine that is recorded: one that make servers unpacks, or \"\", which is the one on the PATH")
+)
 
-// TestRecord has the newest engine go through testdata/record.txt with somebody between it and its plugin who writes everything down.
+// TestRecord has an engine go through testdata/engine/record/record.txt with somebody between it and its plugin who writes everything down.
 // Commands of its own, beside those of TestEngine:
 //
 //	listen         stand between the engine and the plugin of a daemon with --plugin-dir plugins
@@ -28,7 +31,7 @@ func TestRecord(t *testing.T) {
 		t.Skip("only with -record FILE")
 	}
 	tape := &tape{}
-	runEngine(t, newest, testscript.Params{Files: []string{"testdata/engine/record/record.txt"}}, map[string]func(*testscript.TestScript, bool, []string){
+	runEngine(t, *recorded, testscript.Params{Files: []string{"testdata/engine/record/record.txt"}}, map[string]func(*testscript.TestScript, bool, []string){
 		"listen":   tape.listen,
 		"scenario": func(_ *testscript.TestScript, _ bool, args []string) { tape.begin(args[0]) },
 	})
@@ -39,7 +42,7 @@ func TestRecord(t *testing.T) {
 	})
 }
 
-// tape is a transcript: an object a line.
+// tape is a transcript: an object a line, of which the first says whose it is.
 type tape struct {
 	mu       sync.Mutex
 	scenario string
@@ -55,6 +58,9 @@ func (r *tape) begin(scenario string) {
 
 func (r *tape) listen(ts *testscript.TestScript, _ bool, _ []string) {
 	r.dir = ts.MkAbs(".") + "/"
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	ts.Check(json.NewEncoder(&r.text).Encode(map[string]string{"engine": ts.Getenv("IS")}))
 	l, err := net.Listen("unix", ts.Getenv("PLUGINS")+"/sealane.sock")
 	ts.Check(err)
 	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: "plugin"})
