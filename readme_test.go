@@ -303,7 +303,7 @@ func TestREADMENames(t *testing.T) {
 	}
 	quoted, file := regexp.MustCompile("`([^`\n]+)`"), regexp.MustCompile(`^[a-zA-Z_]+(/[a-z_]+)*(\.(go|md))?$`)
 	packages := filepath.Join(goroot(t), "src")
-	for _, doc := range []string{"README.md", "CONTRIBUTING.md", "docs/architecture.md"} {
+	for _, doc := range []string{"README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/docker.md"} {
 		text, err := os.ReadFile(doc)
 		if err != nil {
 			t.Fatal(err)

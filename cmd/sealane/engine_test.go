@@ -26,7 +26,8 @@ import (
 )
 
 // TestEngine has a real Docker engine on each script's host, with its image "box" of busybox: the machine's, and for what engines do
-// differently 26 of Debian's suite trixie and 28 of forky. Commands of theirs, beside those of TestScripts:
+// differently 26 of Debian's suite trixie and 28 of forky. An engine that Debian has not is tried by having it first on the PATH. Commands of
+// theirs, beside those of TestScripts:
 //
 //	engine [ARG…]      start it with these flags and wait until it answers
 //	engine-end SIGNAL  end it: what runs goes on, or not, as it sees fit
