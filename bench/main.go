@@ -10,8 +10,9 @@
 // median of the runs' ratios. A run in which the hypervisor took more than 15 % of the time is thrown away. Absolute figures move
 // by a third from machine to machine and hour to hour: compare ratios.
 //
-// It needs root and the programs ip, nft and iptables (for moby and the set-up; nothing of ours starts a program), and for the rows docker
-// an engine: dockerd, docker and busybox.
+// It needs root and the programs ip, nft and iptables (for moby and the set-up; nothing of ours starts a program), for the rows cluster
+// Consul and etcd, which `make servers` unpacks (the floor there is what the store itself takes), and for the rows docker an engine: dockerd,
+// docker and busybox.
 package main
 
 import (

@@ -119,20 +119,67 @@ type overlayHost struct {
 	box     *nshost.Host
 }
 
+// newOverlayPair is two hosts beside two without daemons; containers reach each other by bare tunnels as well.
 func newOverlayPair() (*overlayPair, error) {
 	p := &overlayPair{}
-	for _, pair := range []*[2]*overlayHost{&p.hosts, &p.plain} {
-		if err := p.pair(pair); err != nil {
-			return p, err
-		}
+	if err := p.pair(&p.plain); err != nil {
+		return p, err
 	}
 	store := datastore.NewMemory()
-	for i, h := range p.hosts {
-		if err := p.daemon(h, fmt.Sprint("h", i+1), store); err != nil {
-			return p, fmt.Errorf("host %d: %w", i+1, err)
-		}
+	if err := p.share(func() (datastore.Store, error) { return store, nil }); err != nil {
+		return p, err
 	}
 	return p, p.containers()
+}
+
+// share makes the two hosts with their daemons, each of which opens the store that they share, and an overlay with a container on each.
+func (p *overlayPair) share(open func() (datastore.Store, error)) error {
+	if err := p.pair(&p.hosts); err != nil {
+		return err
+	}
+	for i, h := range p.hosts {
+		store, err := open()
+		if err == nil {
+			err = p.daemon(h, fmt.Sprint("h", i+1), store)
+		}
+		if err != nil {
+			return fmt.Errorf("host %d: %w", i+1, err)
+		}
+	}
+	subnet := sealane.IPAM{Subnets: []sealane.SubnetSpec{{Subnet: netip.MustParsePrefix("10.213.0.0/16")}}}
+	_, err := p.hosts[0].control.CreateNetwork(context.Background(), sealane.NetworkSpec{Name: overlayNetwork, Driver: "overlay", Scope: netdriver.Global, IPAM: subnet})
+	for i, h := range p.hosts {
+		if err == nil {
+			err = p.container(h, fmt.Sprint("box", i+1))
+		}
+	}
+	return err
+}
+
+// container makes one on the overlay that can be entered.
+func (p *overlayPair) container(h *overlayHost, name string) error {
+	ctx := context.Background()
+	if err := eventually(func() error { _, err := h.control.Network(ctx, overlayNetwork); return err }); err != nil {
+		return err
+	}
+	sb, ep, err := h.join(overlayNetwork, name)
+	if err != nil {
+		return err
+	}
+	p.cleanup = append(p.cleanup, func() error { return sb.Delete(ctx) })
+	info, err := sb.Info(ctx)
+	if err != nil {
+		return err
+	}
+	if h.box, err = nshost.At(info.Key); err != nil {
+		return err
+	}
+	p.cleanup = append(p.cleanup, h.box.Close)
+	e, err := ep.Info(ctx)
+	if err == nil {
+		p.inner = e.Addresses[0].Addr().String()
+	}
+	return err
 }
 
 // pair makes two hosts with a link between them.
@@ -190,41 +237,14 @@ func (p *overlayPair) daemon(h *overlayHost, id string, store datastore.Store) (
 
 const overlayNetwork, bridgeNetwork = "bench", "near"
 
-// containers makes one on each host, which reach each other by the overlay and by a bare tunnel.
+// containers has those of the overlay reach each other by bare tunnels too, and makes a network to compare joining with.
 func (p *overlayPair) containers() error {
-	ctx := context.Background()
-	subnet := sealane.IPAM{Subnets: []sealane.SubnetSpec{{Subnet: netip.MustParsePrefix("10.213.0.0/16")}}}
 	near := sealane.IPAM{Subnets: []sealane.SubnetSpec{{Subnet: netip.MustParsePrefix("10.214.0.0/16")}}}
-	first := p.hosts[0].control
-	_, err := first.CreateNetwork(ctx, sealane.NetworkSpec{Name: overlayNetwork, Driver: "overlay", Scope: netdriver.Global, IPAM: subnet})
-	if err == nil {
-		_, err = first.CreateNetwork(ctx, sealane.NetworkSpec{Name: bridgeNetwork, Driver: "bridge", IPAM: near})
-	}
+	_, err := p.hosts[0].control.CreateNetwork(context.Background(), sealane.NetworkSpec{Name: bridgeNetwork, Driver: "bridge", IPAM: near})
 	if err != nil {
 		return err
 	}
-	for i, h := range p.hosts {
-		if err := eventually(func() error { _, err := h.control.Network(ctx, overlayNetwork); return err }); err != nil {
-			return err
-		}
-		sb, ep, err := h.join(overlayNetwork, fmt.Sprint("box", i+1))
-		if err != nil {
-			return err
-		}
-		p.cleanup = append(p.cleanup, func() error { return sb.Delete(ctx) })
-		info, err := sb.Info(ctx)
-		if err != nil {
-			return err
-		}
-		if h.box, err = nshost.At(info.Key); err != nil {
-			return err
-		}
-		p.cleanup = append(p.cleanup, h.box.Close)
-		e, err := ep.Info(ctx)
-		if err != nil {
-			return err
-		}
-		p.inner = e.Addresses[0].Addr().String()
+	for i := range p.hosts {
 		if err := errors.Join(p.tunnel(p.hosts, i, 99), p.tunnel(p.plain, i, 98)); err != nil {
 			return fmt.Errorf("bare tunnel: %w", err)
 		}

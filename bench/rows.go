@@ -13,6 +13,7 @@ func sections() []section {
 		{"burst", burstRows},
 		{"churn", churnRows},
 		{"overlay", overlayRows},
+		{"cluster", clusterRows},
 		{"ipam", ipamRows},
 		{"restart", restartRows},
 		{"usage", usageRows},

@@ -8,6 +8,7 @@ import (
 
 	"github.com/sealane/sealane/internal/nstest"
 	"github.com/sealane/sealane/sandbox"
+	"github.com/sealane/sealane/sandbox/sandboxtest"
 )
 
 // An address that comes back with another MAC is reached at once by a neighbour and by the host, whose caches are warm, when it is
@@ -58,7 +59,7 @@ func TestAnnounce(t *testing.T) {
 func TestAnnounceEntries(t *testing.T) {
 	r := newRoom(t, 0)
 	on, _ := r.create()
-	none, one := tunnelNamespace(0), tunnelNamespace(1)
+	none, one := sandboxtest.Tunnel(0), sandboxtest.Tunnel(1)
 	r.change(on, "net/1", sandbox.Config{}, none)
 	asking, _ := r.create()
 	outer, inner := endpoint(2, asking.Key())

@@ -9,28 +9,14 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/sealane/sealane/sandbox"
+	"github.com/sealane/sealane/sandbox/sandboxtest"
 )
-
-// tunnelNamespace is what a network's own namespace has, with n peers.
-func tunnelNamespace(n int) sandbox.Config {
-	tunnel := sandbox.Link{Name: "sx0", Master: "br0", MTU: 1450, VXLAN: &sandbox.VXLAN{VNI: 256, Port: 4789, Local: netip.MustParseAddr("192.0.2.1")},
-		Port: sandbox.Port{NoFlood: true, NoLearning: true, ProxyARP: true}}
-	bridge := sandbox.Link{Name: "br0", MTU: 1450, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, Bridge: &sandbox.Bridge{NoSnooping: true}, Addrs: prefixes("10.1.0.1/16", "fd00:1::1/64")}
-	for i := range n {
-		high, low := byte((i+16)>>8), byte(i+16)
-		mac := net.HardwareAddr{2, 0, 0, 1, high, low}
-		tunnel.Entries = append(tunnel.Entries, sandbox.Entry{MAC: mac, Via: netip.AddrFrom4([4]byte{192, 0, 2, byte(2 + i%200)})})
-		bridge.Entries = append(bridge.Entries, sandbox.Entry{MAC: mac, Addr: netip.AddrFrom4([4]byte{10, 1, high, low})},
-			sandbox.Entry{MAC: mac, Addr: netip.AddrFrom16([16]byte{0xfd, 0, 0, 1, 14: high, 15: low})})
-	}
-	return sandbox.Config{Links: []sandbox.Link{bridge, tunnel}}
-}
 
 // Whatever somebody does to entries by hand is seen, told as the owner's, and mended from what is seen.
 func TestEntriesHurtByHand(t *testing.T) {
 	r := newRoom(t, 0)
 	on, _ := r.create()
-	want := tunnelNamespace(2)
+	want := sandboxtest.Tunnel(2)
 	r.change(on, "net/1", sandbox.Config{}, want)
 	r.mustBe(on, "", want)
 	news := watchedIn(r, on)
@@ -72,7 +58,7 @@ func TestFloodingEntries(t *testing.T) {
 	r := newRoom(t, 0)
 	on, _ := r.create()
 	to := func(hosts ...string) sandbox.Config {
-		c := tunnelNamespace(2)
+		c := sandboxtest.Tunnel(2)
 		c.Links[1].Port.Broadcast = true
 		for _, via := range hosts {
 			c.Links[1].Entries = append(c.Links[1].Entries, sandbox.Entry{MAC: make(net.HardwareAddr, 6), Via: netip.MustParseAddr(via)})
@@ -99,9 +85,9 @@ func TestFloodingEntries(t *testing.T) {
 			<-news
 		}
 	}
-	r.change(on, "net/1", have, tunnelNamespace(2))
-	r.mustBe(on, "", tunnelNamespace(2))
-	r.change(on, "net/1", tunnelNamespace(2), sandbox.Config{})
+	r.change(on, "net/1", have, sandboxtest.Tunnel(2))
+	r.mustBe(on, "", sandboxtest.Tunnel(2))
+	r.change(on, "net/1", sandboxtest.Tunnel(2), sandbox.Config{})
 }
 
 func watchedIn(r *room, ns sandbox.Namespace) <-chan string {
@@ -119,7 +105,7 @@ func watchedIn(r *room, ns sandbox.Namespace) <-chan string {
 // on another port it is free. One that has just gone with its namespace is waited for.
 func TestTunnelNumberTaken(t *testing.T) {
 	r := newRoom(t, 0)
-	want := tunnelNamespace(0)
+	want := sandboxtest.Tunnel(0)
 	on, _ := r.create()
 	r.h.Run("ip", "link", "add", "theirs0", "type", "vxlan", "id", "256", "dstport", "4789", "local", "192.0.2.1")
 	_, err := on.Apply(t.Context(), "net/1", sandbox.Config{}, want)
@@ -130,7 +116,7 @@ func TestTunnelNumberTaken(t *testing.T) {
 	r.settle(on, want)
 
 	other, id := r.create()
-	elsewhere := tunnelNamespace(0)
+	elsewhere := sandboxtest.Tunnel(0)
 	if _, err = other.Apply(t.Context(), "net/2", sandbox.Config{}, elsewhere); !errdefs.IsAlreadyExists(err) || !strings.Contains(err.Error(), "sx0 of namespace") {
 		t.Fatalf("twice: %v", err)
 	}
@@ -155,7 +141,7 @@ func (r *room) settle(ns sandbox.Namespace, want sandbox.Config) {
 func TestThousandPeers(t *testing.T) {
 	r := newRoom(t, 0)
 	on, _ := r.create()
-	want, none := tunnelNamespace(1000), tunnelNamespace(0)
+	want, none := sandboxtest.Tunnel(1000), sandboxtest.Tunnel(0)
 	r.change(on, "net/1", sandbox.Config{}, none)
 	r.change(on, "net/1", none, want)
 	r.mustBe(on, "", want)
@@ -166,7 +152,7 @@ func TestThousandPeers(t *testing.T) {
 func BenchmarkThousandPeers(b *testing.B) {
 	r := newRoom(b, 0)
 	on, _ := r.create()
-	want, none := tunnelNamespace(1000), tunnelNamespace(0)
+	want, none := sandboxtest.Tunnel(1000), sandboxtest.Tunnel(0)
 	r.change(on, "net/1", sandbox.Config{}, none)
 	for b.Loop() {
 		r.change(on, "net/1", none, want)
