@@ -37,6 +37,9 @@ func (n *Namespace) hurt(message []byte) (owner string, ours bool) {
 		if n.p.groups.isDead(l.group) {
 			return "", false
 		}
+		if owner, marked := n.p.owner(l.alias); marked {
+			return owner, true
+		}
 		return n.whose(func(w sandbox.Link) bool { return w.Name == l.name })
 	}
 	if len(p) < ndmLen {

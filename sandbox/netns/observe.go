@@ -19,9 +19,9 @@ import (
 const Leftover = "leftover"
 
 // Observe reads the shares of all owners of this instance; in the host's namespace also Leftover. Elsewhere all that is there, but lo and
-// what the kernel made itself, is the share of owner "". A veth of the host that leads to a namespace that we made is told with Peer and
-// Space; of any other neither is known, nor whether it is a near end or a far one: Diff takes it for either. Routes of the host that are
-// on no link of ours and rules of the host have no mark that tells an owner and are left out.
+// what the kernel made itself, is the share of owner "". A veth of the host, or one tied to a bridge in a namespace that we made, is told with
+// Peer and Space where it leads to a namespace that we made; of any other neither is known, nor whether it is a near end or a far one: Diff
+// takes it for either. Routes of the host that are on no link of ours and rules of the host have no mark that tells an owner and are left out.
 func (n *Namespace) Observe(context.Context) (map[string]sandbox.Config, error) {
 	s, err := n.enter(unix.NETLINK_ROUTE)
 	if err != nil {

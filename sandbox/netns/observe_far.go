@@ -16,14 +16,15 @@ import (
 // questions is how many are asked at once: the answers must fit into the socket's receive buffer.
 const questions = 32
 
-// farEnds says of the host's veths which namespace of ours the other end is in, and what it is called there, or what addresses it has in
-// somebody else's. The kernel tells a number for the namespace, and the number of each namespace of ours when it is asked.
+// farEnds says of the host's veths, and of those tied to a bridge in a namespace of ours, which namespace of ours the other end is in, and
+// what it is called there, or what addresses it has in somebody else's. The kernel tells a number for the namespace, and the number of each
+// namespace of ours when it is asked.
 func (o *observer) farEnds(links []seen) (map[uint32]sandbox.Veth, error) {
 	links = slices.DeleteFunc(slices.Clone(links), func(l seen) bool {
 		_, ours := o.owners[l.index]
-		return !ours || l.kind != "veth" || l.space == nil
+		return !ours || l.kind != "veth" || l.space == nil || !o.n.host && l.master == 0
 	})
-	if !o.n.host || len(links) == 0 {
+	if !o.n.host && !o.n.ours || len(links) == 0 {
 		return nil, nil
 	}
 	keys, err := o.spaces()

@@ -242,6 +242,13 @@ func (f *Fake) AddFile(path string) {
 func (f *Fake) End(path string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if s := f.files[path]; s != nil {
+		for _, l := range s.links {
+			if l.peer != nil {
+				f.tell(l.peer.in, mark{l.peer.instance, l.peer.Owner})
+			}
+		}
+	}
 	f.end(path)
 }
 

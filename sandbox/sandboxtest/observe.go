@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -43,7 +44,7 @@ func (s *space) shares(instance string) map[string]sandbox.Config {
 	return shares
 }
 
-// seen is a link as Observe tells of it: of a veth only that it is one, since neither end shows the other's name.
+// seen is a link as Observe tells of it.
 func (l *link) seen() sandbox.Link {
 	seen := l.Link
 	seen.Arrives, seen.Entries, seen.Announce = "", slices.Clone(l.Entries), nil
@@ -52,9 +53,20 @@ func (l *link) seen() sandbox.Link {
 	}
 	seen.Addrs = slices.Clone(l.Addrs)
 	if l.peer != nil {
-		seen.Veth = &sandbox.Veth{}
+		seen.Veth = l.farEnd()
 	}
 	return seen
+}
+
+// farEnd is what Observe tells of a veth's other end: nothing inside a sandbox, but for ports of a bridge there.
+func (l *link) farEnd() *sandbox.Veth {
+	switch {
+	case l.in.key != "" && (l.Master == "" || !strings.HasPrefix(l.in.key, made)):
+		return &sandbox.Veth{}
+	case strings.HasPrefix(l.peer.in.key, made):
+		return &sandbox.Veth{Space: l.peer.in.key, Peer: l.peer.Name}
+	}
+	return &sandbox.Veth{Addrs: slices.DeleteFunc(slices.Clone(l.peer.Addrs), func(p netip.Prefix) bool { return p.Addr().IsLinkLocalUnicast() })}
 }
 
 func (l *link) kind() string {
