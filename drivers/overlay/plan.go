@@ -314,7 +314,7 @@ func (p port) first(six bool) (a netip.Addr, on netdriver.Subnet, ok bool) {
 // veth is the end on the bridge; the other is made where the sandbox is. Where that is not ours to enter, it waits on the host.
 func (p port) veth() sandbox.Link {
 	l := netdriver.Veth(p.e, p.addrs)
-	l.Master, l.MTU, l.Veth.Space = bridgeName, p.mtu, cmp.Or(p.e.Key, sandbox.InHost)
+	l.Master, l.Owner, l.MTU, l.Veth.Space = bridgeName, "ep/"+string(p.e.ID), p.mtu, cmp.Or(p.e.Key, sandbox.InHost)
 	return l
 }
 
