@@ -85,13 +85,15 @@ type cluster struct {
 	live     map[string]bool               // who announces itself; nil: not known
 	absent   map[string]context.CancelFunc // hosts that do not, each with what ends the waiting for it
 	networks map[endpoint.NetworkID]*sharing
-	fresh    []*sharing    // that nobody watches yet
-	wake     chan struct{} // a token when fresh has grown
-	rejoin   chan struct{} // a token when this host's record is not as it should be
+	left     map[endpoint.NetworkID]bool // that run here without a record, until they are taken over
+	fresh    []*sharing                  // that nobody watches yet
+	wake     chan struct{}               // a token when fresh has grown
+	rejoin   chan struct{}               // a token when this host's record is not as it should be
 }
 
 func (cl *cluster) init() {
 	cl.networks, cl.absent = map[endpoint.NetworkID]*sharing{}, map[string]context.CancelFunc{}
+	cl.left = map[endpoint.NetworkID]bool{}
 	cl.wake, cl.rejoin = make(chan struct{}, 1), make(chan struct{}, 1)
 }
 

@@ -37,6 +37,7 @@ type Controller struct {
 	memory    memory
 	cluster   cluster
 	mender    *mender
+	lost      bool // a store was lost when this process started, or an earlier one that could not take all over that ran
 	stop      context.CancelFunc
 	work      sync.WaitGroup // goroutines of ours
 }
@@ -61,6 +62,9 @@ func New(ctx context.Context, o Options) (*Controller, error) {
 	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	c.stop = stop
+	if err := c.noteLost(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("look at the run store: %w", err), c.Close())
+	}
 	if err := c.join(ctx, background); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}

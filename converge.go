@@ -59,6 +59,12 @@ func (c *Controller) has(ctx context.Context, o *observation, owner string, know
 		for _, p := range known {
 			all = union(all, shareOf(p, space).Config)
 		}
+		all.Links = slices.Clip(all.Links)
+		for _, l := range there.links[""].Links {
+			if l.Owner == owner {
+				all.Links = append(all.Links, l) // what no record knows of any more
+			}
+		}
 		has.Shares = append(has.Shares, netdriver.Share{Space: space, Config: there.links[""].Within(all), Terms: there.terms[owner]})
 	}
 	return has, nil

@@ -45,6 +45,7 @@ type machine struct {
 	files     *resolvertest.Files
 	log       *slog.Logger
 	shared    *member                       // what it is of a cluster; nil: alone
+	lost      bool                          // a store was lost
 	addresses func(ipam.Driver) ipam.Driver // puts another in front of the pool; nil: none
 
 	mu      sync.Mutex // guards what is below: the background touches too
@@ -134,7 +135,7 @@ func (m *machine) start() error {
 	}
 	o := sealane.Options{Run: touchy{m.run, m}, Root: touchy{m.root, m}, Spaces: m.kernel,
 		Firewalls: m.walls, Resolver: m.names, Files: m.files, Drivers: all, IPAM: map[string]ipam.Driver{"default": addresses}, Find: m.find, Logger: m.log,
-		Advertise: addr("192.0.2.1")}
+		Advertise: addr("192.0.2.1"), Quarantined: m.lost}
 	if m.addresses != nil {
 		o.IPAM["default"] = m.addresses(addresses)
 	}

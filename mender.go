@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -234,6 +235,9 @@ func (c *Controller) mendOwner(ctx context.Context, owner string) error {
 }
 
 func (c *Controller) mendNetwork(ctx context.Context, id endpoint.NetworkID) error {
+	if err := c.mendLeft(ctx, id); err != nil {
+		return err
+	}
 	n, found, err := maybe(c.networkRecord(ctx, id))
 	if err != nil {
 		return err
@@ -311,7 +315,7 @@ func (c *Controller) mendSandbox(ctx context.Context, id sandbox.ID) error {
 		c.mender.forget(sandboxOwner(id))
 		return nil
 	}
-	gone, err := c.isGone(ctx, info)
+	gone, err := c.hasEnded(ctx, info, nil)
 	if err != nil {
 		return err
 	}
@@ -369,6 +373,27 @@ func (c *Controller) isGone(ctx context.Context, info sandbox.Info) (bool, error
 	}
 	c.done(info, ns)
 	return false, nil
+}
+
+// hasEnded says that what a sandbox is for is gone: its namespace, or of one that was found by its links alone these. seen is as converge has it.
+func (c *Controller) hasEnded(ctx context.Context, info sandbox.Info, seen *observation) (bool, error) {
+	if !info.Unknown || info.Key != "" {
+		return c.isGone(ctx, info)
+	}
+	v, err := c.read(ctx, info.ID)
+	if err == nil && seen == nil {
+		seen, err = c.observe(ctx)
+	}
+	if err != nil {
+		return false, err
+	}
+	for _, m := range v.members {
+		has, err := c.has(ctx, seen, endpointOwner(m.id), m.held.Plan)
+		if err != nil || slices.ContainsFunc(has.Shares, func(s netdriver.Share) bool { return len(s.Config.Links) > 0 }) {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // watch feeds the mender with what others do to the kernel. Each of the goroutines ends with ctx.

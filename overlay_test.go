@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -158,41 +159,70 @@ func TestFirstPacket(t *testing.T) {
 	t.Logf("connected after %v, %v at most", waits[len(waits)/2], waits[len(waits)-1])
 }
 
-// A host that lost its run store, and whose overlay runs on: what runs is taken over with its names and peers, goes on meeting the others,
-// and can be deleted. Where nothing is to be taken over, all of it is replaced.
-func TestOverlayAfterLostRunStore(t *testing.T) {
-	for _, taken := range []bool{true, false} {
-		t.Run(fmt.Sprintf("taken over %v", taken), func(t *testing.T) {
+// A host that lost stores, and whose overlay runs on: what runs is taken over with its names and peers, in namespaces of ours and of others,
+// goes on meeting the other hosts, keeps its addresses and can be deleted; while the cluster store is away nobody is given them. Where
+// nothing is to be taken over, all of it is replaced.
+func TestOverlayAfterLostStore(t *testing.T) {
+	for name, c := range map[string]struct {
+		lost        []string
+		taken, away bool
+	}{
+		"run":                              {lost: []string{"run.db"}, taken: true},
+		"run and root, cluster store away": {lost: []string{"run.db", "root.db"}, taken: true, away: true},
+		"run, nothing is taken over":       {lost: []string{"run.db"}},
+	} {
+		t.Run(name, func(t *testing.T) {
 			one, two := newPair(t, false)
+			store := newLink(one.shares.store)
+			one.shares.store = store
+			one.restart()
 			here, there := overlay(t, one, two, "blue")
-			web, db := one.container("web", ports(t, "8080:80"), here), two.container("db", nil, there)
+			db := two.container("db", nil, there)
+			web := one.container("web", ports(t, "8080:80"), here)
 			db.meets(web)
-			web.as()
-			at := []netip.Addr{web.address(false), web.address(true)}
-			one.stop()
-			if err := os.Remove(one.dir + "/run.db"); err != nil {
-				t.Fatal(err)
+			ran := []*runner{one.runner(web, web.as())}
+			if c.taken {
+				ran = append(ran, one.visitor("visitor", here), one.moved("moved", here))
 			}
 			var talk []*nstest.Stream
-			if taken {
-				web.as().Echo("80")
-				for _, network := range []string{"udp", "tcp"} {
-					talk = append(talk, db.as().Stream(network, netip.AddrPortFrom(at[0], 80).String()))
+			one.stop()
+			for _, file := range c.lost {
+				if err := os.Remove(filepath.Join(one.dir, file)); err != nil {
+					t.Fatal(err)
 				}
 			}
-			one.quarantined = taken
+			if c.away {
+				store.cut()
+			}
+			if c.taken {
+				for _, r := range ran {
+					r.as.Echo("80")
+					talk = append(talk, db.as().Stream("udp", netip.AddrPortFrom(r.Addresses[0].Addr(), 80).String()))
+				}
+			}
+			one.quarantined = c.taken
 			one.start()
-			if taken {
-				one.takenOver(web, db, there, at)
+			if c.away {
+				store.heal()
+			}
+			if c.taken {
+				one.takenOver(ran, db, there)
 				one.quarantined = false
 				one.restart() // the next start knows them, and sweeps nothing of theirs
 				nstest.EndAll(t, talk)
-				if err := db.pings(at[1]); err != nil {
-					t.Error(err)
+				for _, r := range ran {
+					if err := db.pings(r.Addresses[1].Addr()); err != nil {
+						t.Error(err)
+					}
 				}
-				web.again()
-				if err := web.Delete(t.Context()); err != nil {
-					t.Error(err)
+				for s, err := range one.Sandboxes(t.Context()) {
+					h, herr := one.Sandbox(t.Context(), string(s.ID))
+					if err := errors.Join(err, herr); err != nil {
+						t.Fatal(err)
+					}
+					if err := h.Delete(t.Context()); err != nil {
+						t.Error(err)
+					}
 				}
 			}
 			again := one.container("web", ports(t, "8080:80"), one.named("blue"))
@@ -213,36 +243,96 @@ func TestOverlayAfterLostRunStore(t *testing.T) {
 	}
 }
 
-// takenOver looks at what a host without records makes of a sandbox that met another host's.
-func (w *world) takenOver(web, db *container, there sealane.Network, at []netip.Addr) {
+// runner is what runs on while the records of it are lost.
+type runner struct {
+	as *nstest.Host
+	endpoint.Info
+}
+
+// runner is a container's, by its first endpoint.
+func (w *world) runner(c *container, as *nstest.Host) *runner {
+	w.t.Helper()
+	info, err := c.endpoints[0].Info(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return &runner{as, info}
+}
+
+// visitor joins a namespace that somebody else made.
+func (w *world) visitor(name string, on sealane.Network) *runner {
+	w.t.Helper()
+	path := newBound(w.t).path
+	c := w.sandbox(sandboxAt(name, path))
+	c.join(on, endpoint.Spec{Name: name})
+	return w.runner(c, nstest.At(w.t, name, path))
+}
+
+// moved joins a namespace into which somebody else moves the link, as an engine does.
+func (w *world) moved(name string, on sealane.Network) *runner {
 	w.t.Helper()
 	ctx := w.t.Context()
-	sb, err := w.Sandbox(ctx, string(web.ID()))
+	e, err := on.CreateEndpoint(ctx, endpoint.Spec{Name: name})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if info, err := sb.Info(ctx); err != nil || !info.Unknown {
-		w.t.Errorf("got %+v, %v, want it listed as unknown", info, err)
-	}
-	web.Sandbox = sb
-	blue := w.named("blue")
-	ep, err := blue.Endpoint(ctx, "web")
+	a, err := w.JoinForeign(ctx, on.ID(), e.ID(), sandbox.Spec{ID: sandbox.ID(e.ID()), Name: name, Namespace: sandbox.Origin{Foreign: true}})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if e, err := ep.Info(ctx); err != nil || e.Addresses[0].Addr() != at[0] || e.Sandbox != sb.ID() || len(e.Ports) != 1 || e.Ports[0].String() != "8080:80/tcp" {
-		w.t.Errorf("taken over as %+v, %v", e, err)
+	as := nstest.At(w.t, name, newBound(w.t).path)
+	w.host.Run("ip", "link", "set", a.Link.Arrives, "netns", as.Path(), "name", "eth0")
+	for _, p := range a.Link.Addrs {
+		as.Run("ip", "addr", "add", p.String(), "dev", "eth0", "nodad")
+	}
+	as.Run("ip", "link", "set", "eth0", "up")
+	return w.runner(&container{world: w, endpoints: []endpoint.Endpoint{e}}, as)
+}
+
+// takenOver looks at what a host without records makes of what runs and is known to another host.
+func (w *world) takenOver(ran []*runner, db *container, there sealane.Network) {
+	w.t.Helper()
+	ctx := w.t.Context()
+	var blue sealane.Network
+	nstest.Eventually(w.t, "the network is known", func() (known bool) {
+		var err error
+		blue, err = w.Network(ctx, "blue")
+		return err == nil
+	})
+	for _, r := range ran {
+		for _, a := range r.Addresses { // at once, and on both
+			for _, n := range []sealane.Network{blue, there} {
+				if e, err := n.CreateEndpoint(ctx, endpoint.Spec{Name: "x", Addresses: []netip.Prefix{a}}); err == nil {
+					w.t.Errorf("%s of %s is given again to %s", a, r.Spec.Name, e.ID())
+				}
+			}
+		}
+	}
+	for _, r := range ran {
+		ep, err := blue.Endpoint(ctx, r.Spec.Name)
+		if err != nil {
+			w.t.Errorf("%s: %v", r.Spec.Name, err)
+			continue
+		}
+		e, err := ep.Info(ctx)
+		if err != nil || ep.ID() != r.ID || !slices.Equal(e.Addresses, r.Addresses) || !slices.Equal(e.Ports, r.Info.Ports) {
+			w.t.Errorf("%s is taken over as %+v, %v", r.Spec.Name, e, err)
+		}
+		if s, err := w.Sandbox(ctx, string(e.Sandbox)); err != nil {
+			w.t.Errorf("%s: %v", r.Spec.Name, err)
+		} else if info, err := s.Info(ctx); err != nil || !info.Unknown || info.Problem != "" {
+			w.t.Errorf("%s: got %+v, %v, want it listed as unknown", r.Spec.Name, info, err)
+		}
 	}
 	late := w.container("late", nil, blue)
 	db.meets(late)
 	late.meets(db)
-	if err := late.pings(at[0]); err != nil {
-		w.t.Error(err)
+	for _, r := range ran {
+		if err := late.pings(r.Addresses[0].Addr()); err != nil {
+			w.t.Error(err)
+		}
 	}
-	if a := late.address(false); a == at[0] {
-		w.t.Errorf("%s is given again", a)
-	}
-	nstest.Eventually(w.t, "the other host knows both", func() bool { return len(db.world.Peers(there.ID())) == 2 })
+	nstest.Eventually(w.t, "the other host knows all", func() bool { return len(db.world.Peers(there.ID())) == len(ran)+1 })
 	if err := late.Delete(ctx); err != nil {
 		w.t.Error(err)
 	}

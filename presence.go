@@ -57,7 +57,7 @@ func (c *Controller) join(ctx, background context.Context) error {
 		soon, cancel := context.WithTimeout(ctx, enough)
 		defer cancel()
 		c.cluster.known, err = c.register(soon)
-		if err == nil && !(c.o.Quarantined && c.cluster.known) { // else what runs is to be taken over first
+		if err == nil && !(c.lost && c.cluster.known) { // else what runs is to be taken over first
 			err = c.forgetEarlier(soon)
 		}
 	}
@@ -133,7 +133,7 @@ func (c *Controller) forgetEarlier(ctx context.Context) error {
 	}
 	for _, id := range used {
 		_, here, err := maybe(c.replica(ctx, id))
-		if err == nil && !here {
+		if err == nil && !here && !c.cluster.isLeft(id) {
 			err = c.strip(ctx, id, c.o.Host, func(datastore.Tx) error { return nil })
 		}
 		if err != nil {
@@ -185,6 +185,11 @@ func (c *Controller) makeKnown(ctx context.Context) error {
 	}
 	if !known {
 		c.cluster.kickAll(true)
+	}
+	for _, id := range c.cluster.allLeft() {
+		if err := c.mendLeft(ctx, id); err != nil {
+			c.mender.later(networkOwner(id), err)
+		}
 	}
 	return c.forgetEarlier(ctx)
 }

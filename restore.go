@@ -22,7 +22,7 @@ func (c *Controller) restore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if c.o.Quarantined {
+	if c.lost {
 		if err := c.adopt(ctx, seen); err != nil {
 			return fmt.Errorf("take over what runs: %w", err)
 		}
@@ -48,7 +48,7 @@ func (c *Controller) restore(ctx context.Context) error {
 			c.try(ctx, networkOwner(n.ID), func() error { return c.convergeNetwork(ctx, n, seen) })
 		}
 	}
-	if err := c.restoreDriven(ctx); err != nil || c.o.Quarantined {
+	if err := c.restoreDriven(ctx); err != nil || c.lost {
 		return err
 	}
 	if err := c.undoLost(ctx, seen); err != nil {
@@ -114,14 +114,7 @@ func (c *Controller) restoreNetworks(ctx context.Context, seen *observation) ([]
 		if err := c.replaySubnets(ctx, n); err != nil {
 			c.log.Error("the subnets of a network are not reserved", "network", n.Name, "error", err)
 		}
-		for e, err := range records(ctx, c.o.Run, endpointTable(n.ID)) {
-			if err == nil {
-				err = c.replayAddresses(ctx, n, e)
-			}
-			if err != nil {
-				c.log.Error("the addresses of an endpoint are not reserved", "network", n.Name, "endpoint", e.ID, "error", err)
-			}
-		}
+		c.replayEndpoints(ctx, n)
 	}
 	for _, n := range networks {
 		switch {
@@ -135,6 +128,18 @@ func (c *Controller) restoreNetworks(ctx context.Context, seen *observation) ([]
 	return networks, ctx.Err()
 }
 
+// replayEndpoints asks again for the addresses of a network's endpoints.
+func (c *Controller) replayEndpoints(ctx context.Context, n netdriver.Network) {
+	for e, err := range records(ctx, c.o.Run, endpointTable(n.ID)) {
+		if err == nil {
+			err = c.replayAddresses(ctx, n, e)
+		}
+		if err != nil {
+			c.log.Error("the addresses of an endpoint are not reserved", "network", n.Name, "endpoint", e.ID, "error", err)
+		}
+	}
+}
+
 // restoreSandboxes converges each sandbox, away if its namespace is gone.
 func (c *Controller) restoreSandboxes(ctx context.Context, seen *observation) error {
 	for s, err := range c.Sandboxes(ctx) {
@@ -143,7 +148,7 @@ func (c *Controller) restoreSandboxes(ctx context.Context, seen *observation) er
 			continue
 		}
 		c.try(ctx, sandboxOwner(s.ID), func() error {
-			gone, err := c.isGone(ctx, s)
+			gone, err := c.hasEnded(ctx, s, seen)
 			if err != nil {
 				return err
 			}

@@ -189,6 +189,9 @@ func (c *Controller) use(ctx context.Context, id endpoint.NetworkID) (netdriver.
 	if c.cluster.twin.Load() {
 		return netdriver.Network{}, c.errTwin()
 	}
+	if err := c.adoptLeft(ctx, id); err != nil {
+		return netdriver.Network{}, err
+	}
 	n, known, err := maybe(c.replica(ctx, id))
 	if err != nil {
 		return n, err
