@@ -215,10 +215,11 @@ func (t translation) learn(then json.RawMessage, now map[string]any) {
 	}
 }
 
-// What engines have said to plugins we answer as they accept, and do; d28 and d29 were said to ours (cmd/sealane.TestRecord), the others to somebody
-// else's; d30 is written after what was seen of moby v2.0.0-beta.24, where it differs. What they leave behind where that other plugin failed, or was dead, is swept when they do not know it.
+// What engines have said to plugins we answer as they accept, and do. d28, d29 and d30 were said to ours (cmd/sealane.TestRecord), the others to
+// somebody else's; d30-hand is written after what was seen of moby v2.0.0-beta.24 and a plugin that offers pools which overlap what there is, as
+// ours never does. What they leave behind where that other plugin failed, or was dead, is swept when they do not know it.
 func TestTranscripts(t *testing.T) {
-	for _, name := range []string{"d20", "d20-live", "d20-ipamerr", "d26", "d26-live", "d26-ipamerr", "d26-swarm", "d28", "d29", "d30"} {
+	for _, name := range []string{"d20", "d20-live", "d20-ipamerr", "d26", "d26-live", "d26-ipamerr", "d26-swarm", "d28", "d29", "d30", "d30-hand"} {
 		t.Run(name, func(t *testing.T) {
 			f, err := os.Open("testdata/" + name + ".jsonl")
 			if err != nil {
