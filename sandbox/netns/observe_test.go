@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/sealane/sealane/sandbox"
+	"github.com/sealane/sealane/sandbox/sandboxtest"
 )
 
 // A veth of the host is told with where its far end is and what it is called there, or with the addresses that it has in somebody else's
@@ -36,7 +37,7 @@ func TestPortsOfANetworkTellFarEnds(t *testing.T) {
 	on, _ := r.create()
 	ours, _ := r.create()
 	foreign := r.open(sandbox.Origin{Path: (&theirs{t: t, dir: t.TempDir()}).make()})
-	r.change(on, "net/1", sandbox.Config{}, tunnelNamespace(0))
+	r.change(on, "net/1", sandbox.Config{}, sandboxtest.Tunnel(0))
 	in, _ := endpoint(2, ours.Key())
 	out, inside := endpoint(3, foreign.Key())
 	for _, c := range []sandbox.Config{in, out} {
