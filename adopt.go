@@ -210,7 +210,7 @@ func (a *adoption) namespace(ctx context.Context, id sandbox.ID) error {
 func (a *adoption) sandbox(ctx context.Context, s sandbox.Info) error {
 	a.c.log.Warn("a sandbox without a record goes on as it is", "sandbox", s.ID)
 	s.Spec.ID, s.Spec.Name, s.Unknown = s.ID, shortID(string(s.ID)), true
-	return a.c.o.Run.Update(ctx, func(tx datastore.Tx) error { return enterSandbox(tx, s) })
+	return a.c.o.Run.Update(ctx, func(tx datastore.Tx) error { return a.c.memory.enterSandbox(tx, s) })
 }
 
 // ports adopts the endpoints that are tied to the bridge of a network, which is in the network's own namespace or in the host's, space "". own

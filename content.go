@@ -41,6 +41,7 @@ type member struct {
 	listed  bool // it has a membership
 	dirty   bool // info was changed by this call
 	fresh   bool // it had nothing before this call
+	made    bool // it has no record before this call
 	gateway bool // it carries its sandbox's way out
 	mine    bool // the caller of converge holds it, and tells its driver about its role
 }
@@ -94,6 +95,11 @@ func (v *content) add(e endpoint.Info, n netdriver.Network) *member {
 	v.members = append(v.members, m)
 	slices.SortFunc(v.members, func(a, b *member) int { return cmp.Compare(a.id, b.id) })
 	return m
+}
+
+// begin makes it the content of a new sandbox.
+func (v *content) begin(s sandbox.Info) {
+	v.sandbox, v.known, v.made, v.dirty = s, true, true, true
 }
 
 // read reads a sandbox and all that may be in it, at one moment of each store.

@@ -155,6 +155,7 @@ func (c *Controller) carryOut(ctx context.Context, v *content, seen *observation
 		return err
 	}
 	return inOrder(
+		func() error { return c.raiseNew(ctx, v) },
 		func() error { return c.unname(ctx, v) },
 		func() error { return c.fill(ctx, v, seen != nil) },
 		func() error { return c.name(ctx, v, seen != nil) },
@@ -164,7 +165,10 @@ func (c *Controller) carryOut(ctx context.Context, v *content, seen *observation
 
 // record writes what is wanted and what may exist from now on, a few members at a time: each Update leaves records to converge from.
 func (c *Controller) record(ctx context.Context, v *content) error {
-	const atOnce = 4 // five keys and directories a member, less than datastore.MaxKeys
+	atOnce := 4 // five keys and directories a member, less than datastore.MaxKeys
+	if v.made {
+		atOnce = 2 // six where it is new, and five of the sandbox
+	}
 	var written []*member
 	for _, m := range v.members {
 		if m.dirty || m.wanted(v) {
@@ -177,7 +181,7 @@ func (c *Controller) record(ctx context.Context, v *content) error {
 		written = written[len(now):]
 		err := c.o.Run.Update(ctx, func(tx datastore.Tx) error {
 			if first {
-				if err := v.write(tx); err != nil {
+				if err := v.write(tx, &c.memory); err != nil {
 					return err
 				}
 			}
@@ -196,11 +200,11 @@ func (c *Controller) record(ctx context.Context, v *content) error {
 }
 
 // write puts the records of the sandbox itself.
-func (v *content) write(tx datastore.Tx) error {
+func (v *content) write(tx datastore.Tx, r *memory) error {
 	var errs []error
 	switch {
 	case v.made:
-		errs = append(errs, enterSandbox(tx, v.sandbox))
+		errs = append(errs, r.enterSandbox(tx, v.sandbox))
 	case v.dirty:
 		errs = append(errs, sandboxTable().Put(tx, string(v.id), v.sandbox))
 	}
@@ -221,7 +225,10 @@ func (m *member) hold(v *content) {
 // write puts the records of a member. The store knows which of them are as they were.
 func (m *member) write(tx datastore.Tx, v *content, r *memory) error {
 	var errs []error
-	if m.dirty && m.info.ID != "" {
+	switch {
+	case m.made:
+		errs = append(errs, r.enter(tx, &m.info))
+	case m.dirty && m.info.ID != "":
 		errs = append(errs, r.endpoints.Put(tx, endpointTable(m.on), string(m.id), m.info))
 	}
 	if m.remains(v) && !m.listed {
@@ -460,6 +467,9 @@ func (c *Controller) tell(v *content) {
 		defer c.events.tell("sandbox", "destroy", string(v.id), "name", v.sandbox.Spec.Name)
 	}
 	for _, m := range v.members {
+		if m.made {
+			c.events.tell("endpoint", "create", string(m.id), "name", m.info.Spec.Name, "network", string(m.on))
+		}
 		attrs := []string{"container", string(v.id), "name", m.network.Name, "type", m.network.Driver, "endpoint", string(m.id)}
 		if m.fresh && m.remains(v) {
 			c.events.tell("network", "connect", string(m.on), attrs...)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"slices"
 
@@ -66,31 +67,66 @@ func (c *Controller) createEndpoint(ctx context.Context, on endpoint.NetworkID, 
 		return err
 	}
 	defer unlock()
-	n, err := c.networkRecord(ctx, on)
-	if c.o.Cluster != nil && (errdefs.IsNotFound(err) || err == nil && n.Scope == netdriver.Global) {
-		n, err = c.use(ctx, on)
-	}
+	n, err := c.networkToUse(ctx, on)
 	if err != nil {
-		return fmt.Errorf("network %s: %w", shortID(string(on)), err)
-	}
-	if n.Deleting {
-		return fmt.Errorf("network %s: %w: it is being deleted", n.Name, errdefs.ErrFailedPrecondition)
+		return err
 	}
 	if err := c.endpointIsNew(ctx, n, s); err != nil {
 		return err
 	}
-	e := endpoint.Info{ID: s.ID, Spec: s, Network: on, MAC: s.MAC}
-	if err := c.requireMAC(ctx, n, &e); err != nil {
-		return err
-	}
-	s.MAC = e.MAC
-	if e.Addresses, err = c.requestAddresses(ctx, n, s); err == nil {
+	e, err := c.draftEndpoint(ctx, n, s)
+	if err == nil {
 		err = c.establishEndpoint(ctx, n, &e)
 	}
 	if err != nil {
 		c.abandonEndpoint(ctx, n, e)
 	}
 	return err
+}
+
+// networkToUse is the record of a network that is to have an endpoint more.
+func (c *Controller) networkToUse(ctx context.Context, on endpoint.NetworkID) (netdriver.Network, error) {
+	n, err := c.networkRecord(ctx, on)
+	if c.o.Cluster != nil && (errdefs.IsNotFound(err) || err == nil && n.Scope == netdriver.Global) {
+		n, err = c.use(ctx, on)
+	}
+	if err != nil {
+		return n, fmt.Errorf("network %s: %w", shortID(string(on)), err)
+	}
+	if n.Deleting {
+		return n, fmt.Errorf("network %s: %w: it is being deleted", n.Name, errdefs.ErrFailedPrecondition)
+	}
+	return n, nil
+}
+
+// draftEndpoint is what an endpoint will be: its addresses are its own from now on, also on an error. A driver that computes is asked here,
+// so that a bad option has no effect.
+func (c *Controller) draftEndpoint(ctx context.Context, n netdriver.Network, s endpoint.Spec) (endpoint.Info, error) {
+	e := endpoint.Info{ID: s.ID, Spec: s, Network: n.ID, MAC: s.MAC}
+	if err := c.requireMAC(ctx, n, &e); err != nil {
+		return e, err
+	}
+	s.MAC = e.MAC
+	var err error
+	if e.Addresses, err = c.requestAddresses(ctx, n, s); err != nil {
+		return e, err
+	}
+	d, err := c.driver(ctx, n.Driver)
+	if err != nil || !c.computes(ctx, n.Driver) {
+		return e, err
+	}
+	if e.MAC == nil { // else the driver chooses
+		e.MAC = derivedMAC(e.Addresses)
+	}
+	in, err := c.input(ctx, n)
+	if err != nil {
+		return e, err
+	}
+	chosen, err := d.CreateEndpoint(ctx, in, e)
+	if err == nil {
+		accept(&e, chosen)
+	}
+	return e, err
 }
 
 // hold takes an endpoint exclusively and its network shared.
@@ -145,31 +181,16 @@ func endpointTaken(s endpoint.Spec, by endpoint.Info) error {
 	return fmt.Errorf("%w: the id is taken by endpoint %s (%s)", errdefs.ErrAlreadyExists, by.ID, by.Spec.Name)
 }
 
-// establishEndpoint records an endpoint. A driver that computes is asked before, so that a bad option has no effect; one that acts, after.
+// establishEndpoint records an endpoint. A driver that acts is asked after that.
 func (c *Controller) establishEndpoint(ctx context.Context, n netdriver.Network, e *endpoint.Info) error {
-	d, err := c.driver(ctx, n.Driver)
-	if err != nil {
-		return err
-	}
-	pure := c.computes(ctx, n.Driver)
-	if e.MAC == nil && pure { // else the driver chooses
-		e.MAC = derivedMAC(e.Addresses)
-	}
-	if pure {
-		in, err := c.input(ctx, n)
-		if err != nil {
-			return err
-		}
-		chosen, err := d.CreateEndpoint(ctx, in, *e)
-		if err != nil {
-			return err
-		}
-		accept(e, chosen)
-	}
 	if err := c.o.Run.Update(ctx, func(tx datastore.Tx) error { return c.memory.enter(tx, e) }); err != nil {
 		return err
 	}
-	if !pure {
+	if !c.computes(ctx, n.Driver) {
+		d, err := c.driver(ctx, n.Driver)
+		if err != nil {
+			return err
+		}
 		chosen, err := c.drive(ctx, d, n, *e)
 		if err != nil {
 			return err
@@ -271,13 +292,11 @@ func erase(tx datastore.Tx, e endpoint.Info) error {
 	return errors.Join(errs...)
 }
 
-// lastSeen remembers which addresses are out with a MAC that is not derived from them, and says whether neighbours may know e's with
-// another: then they must be told.
+// lastSeen remembers which addresses are out with a MAC that is not derived from them, and says what announced said before.
 func lastSeen(tx datastore.Tx, e *endpoint.Info) (announce bool, err error) {
-	own := e.MAC != nil && !bytes.Equal(e.MAC, derivedMAC(e.Addresses))
+	own := ownMAC(e)
 	for _, p := range e.Addresses {
-		key := datastore.Key("mac", string(e.Network), p.Addr().String())
-		_, odd, err := maybe(tx.Get(key))
+		key, odd, err := seenOdd(tx, e, p)
 		switch {
 		case err != nil:
 		case own:
@@ -291,6 +310,30 @@ func lastSeen(tx datastore.Tx, e *endpoint.Info) (announce bool, err error) {
 		announce = announce || own || odd
 	}
 	return announce, nil
+}
+
+// announced says whether neighbours may know e's addresses with another MAC: then they must be told.
+func announced(tx datastore.Tx, e *endpoint.Info) (announce bool, err error) {
+	for _, p := range e.Addresses {
+		_, odd, err := seenOdd(tx, e, p)
+		if err != nil {
+			return false, err
+		}
+		announce = announce || odd || ownMAC(e)
+	}
+	return announce, nil
+}
+
+// ownMAC says that an endpoint has a MAC that is not derived from its addresses.
+func ownMAC(e *endpoint.Info) bool {
+	return e.MAC != nil && !bytes.Equal(e.MAC, derivedMAC(e.Addresses))
+}
+
+// seenOdd says whether an address of e's was last out with such a MAC, and where that is remembered.
+func seenOdd(tx datastore.Tx, e *endpoint.Info, p netip.Prefix) (key string, odd bool, err error) {
+	key = datastore.Key("mac", string(e.Network), p.Addr().String())
+	_, odd, err = maybe(tx.Get(key))
+	return key, odd, err
 }
 
 // abandonEndpoint takes back what createEndpoint came to.
@@ -436,7 +479,7 @@ func (e *endpointHandle) enterSandbox(ctx context.Context, n netdriver.Network, 
 	var others []*member
 	err = e.c.converge(ctx, s.ID, func(v *content) error {
 		if !v.known && make {
-			v.sandbox, v.known, v.made, v.dirty = s, true, true, true
+			v.begin(s)
 		}
 		if !v.known || v.sandbox.Deleting {
 			return fmt.Errorf("%w: the sandbox is being deleted", errdefs.ErrFailedPrecondition)

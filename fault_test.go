@@ -398,6 +398,26 @@ func foreign() []op {
 	return ops
 }
 
+// connected is a life cycle of a sandbox that is made on its networks.
+func connected(driver string) []op {
+	ctx := context.Background()
+	http, _ := endpoint.ParsePort("8080:80")
+	https, _ := endpoint.ParsePort("8443:443")
+	ops := script(driver, "")[:2]
+	return append(ops,
+		op{connecting, func(m *machine) error {
+			_, err := m.CreateConnected(ctx, sandbox.Spec{ID: sandbox.ID(id(3)), Name: "box"}, endpoint.Ports{Publish: []endpoint.PortBinding{https}},
+				sealane.Connection{Network: endpoint.NetworkID(id(2)), Endpoint: endpoint.Spec{ID: endpoint.ID(id(4))}},
+				sealane.Connection{Network: endpoint.NetworkID(id(1)), Endpoint: endpoint.Spec{ID: endpoint.ID(id(5)), Publish: []endpoint.PortBinding{http}}})
+			return err
+		}},
+		op{"delete sandbox", func(m *machine) error { return must(m.Sandbox(ctx, "box")).Delete(ctx) }},
+		op{"delete network red", func(m *machine) error { return must(m.Network(ctx, "red")).Delete(ctx) }},
+		op{"delete network blue", func(m *machine) error { return must(m.Network(ctx, "blue")).Delete(ctx) }})
+}
+
+const connecting = "create a connected sandbox" // the call of connected that is not in script
+
 // nothingForeign wants neither the sandbox nor an endpoint found by its address.
 func nothingForeign(m *machine) error {
 	for s, err := range m.Sandboxes(context.Background()) {
@@ -440,12 +460,15 @@ func call(o op, m *machine) (err error) {
 // life cycle. Then the world is as if nothing had failed, either before the call or after it, and calling again succeeds or says that all
 // is done.
 func TestFaultAtEveryTouch(t *testing.T) {
-	for _, test := range []struct{ name, driver, path string }{{"bridge", "bridge", ""}, {"on demand", "bridge on demand", ""}, {"acting", "acting", ""}, {"plugin", "plugged", ""}, {"theirs", "bridge", theirs}, {"overlay", "overlay", ""}, {"foreign", "", ""}} {
+	for _, test := range []struct{ name, driver, path string }{{"bridge", "bridge", ""}, {"on demand", "bridge on demand", ""}, {"acting", "acting", ""}, {"plugin", "plugged", ""}, {"theirs", "bridge", theirs}, {"overlay", "overlay", ""}, {"foreign", "", ""}, {"connected", "bridge on demand", ""}} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel() // most of it is waiting
 			ops := script(test.driver, test.path)
-			if test.name == "foreign" {
+			switch test.name {
+			case "foreign":
 				ops = foreign()
+			case "connected":
+				ops = connected(test.driver)
 			}
 			want := []string{}
 			touches := []int{}
@@ -467,6 +490,9 @@ func TestFaultAtEveryTouch(t *testing.T) {
 			m.Close()
 			tried := 0
 			for i, o := range ops {
+				if test.name == "connected" && o.name != connecting {
+					continue
+				}
 				step := 1
 				if test.driver == "plugged" { // the same as acting, and each takes longer
 					step = 3

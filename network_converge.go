@@ -317,6 +317,18 @@ func (c *Controller) raise(ctx context.Context, n netdriver.Network) error {
 	return c.onDemand(ctx, n, true)
 }
 
+// raiseNew does so for the endpoints that a converge makes, which are recorded by now: nobody takes the network away from under them.
+func (c *Controller) raiseNew(ctx context.Context, v *content) error {
+	for _, m := range v.members {
+		if m.made {
+			if err := c.raise(ctx, m.network); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // lower takes it away after its last endpoint. Nobody will ask for that again, since the endpoint is gone: what fails is mended later.
 func (c *Controller) lower(ctx context.Context, n netdriver.Network) error {
 	err := c.onDemand(ctx, n, false)

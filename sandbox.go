@@ -65,13 +65,7 @@ func (c *Controller) CreateSandbox(ctx context.Context, s sandbox.Spec) (sandbox
 }
 
 func (c *Controller) createSandbox(ctx context.Context, s sandbox.Spec, repeatable bool) (made bool, err error) {
-	if err := together(checkName(s.Name), checkID(string(s.ID)), checkOrigin(s.Namespace), s.Names.Check()); err != nil {
-		return false, err
-	}
-	if s.Namespace.Share != "" && !equal(s.Names, sandbox.Names{}) {
-		return false, fmt.Errorf("%w: it has the files and names of sandbox %s, and none of its own", errdefs.ErrInvalidArgument, s.Namespace.Share)
-	}
-	inside, err := sandboxSysctls(s.Sysctls)
+	inside, err := checkSandbox(s)
 	if err != nil {
 		return false, err
 	}
@@ -95,13 +89,24 @@ func (c *Controller) createSandbox(ctx context.Context, s sandbox.Spec, repeatab
 		err = c.writeFiles(ctx, &content{id: s.ID, sandbox: info, known: true})
 	}
 	if err == nil {
-		err = c.o.Run.Update(ctx, func(tx datastore.Tx) error { return enterSandbox(tx, info) })
+		err = c.o.Run.Update(ctx, func(tx datastore.Tx) error { return c.memory.enterSandbox(tx, info) })
 	}
 	if err != nil {
 		c.abandonSandbox(ctx, info)
 		return false, err
 	}
 	return true, nil
+}
+
+// checkSandbox refuses a spec that nobody need be asked about, and says what the namespace contains before it is on a network.
+func checkSandbox(s sandbox.Spec) (inside sandbox.Config, err error) {
+	if err := together(checkName(s.Name), checkID(string(s.ID)), checkOrigin(s.Namespace), s.Names.Check()); err != nil {
+		return inside, err
+	}
+	if s.Namespace.Share != "" && !equal(s.Names, sandbox.Names{}) {
+		return inside, fmt.Errorf("%w: it has the files and names of sandbox %s, and none of its own", errdefs.ErrInvalidArgument, s.Namespace.Share)
+	}
+	return sandboxSysctls(s.Sysctls)
 }
 
 func findSandbox(tx datastore.Tx, s sandbox.Spec) (*sandbox.Info, error) {
@@ -128,7 +133,7 @@ func sandboxTaken(s sandbox.Spec, by sandbox.Info) error {
 }
 
 // enterSandbox writes a new sandbox, with its name and its namespace claimed.
-func enterSandbox(tx datastore.Tx, info sandbox.Info) error {
+func (r *memory) enterSandbox(tx datastore.Tx, info sandbox.Info) error {
 	if err := sandboxNames.claim(tx, info.Spec.Name, string(info.ID)); err != nil {
 		return err
 	}
@@ -145,7 +150,8 @@ func enterSandbox(tx datastore.Tx, info sandbox.Info) error {
 			return err
 		}
 	}
-	return sandboxTable().Put(tx, string(info.ID), info)
+	info.Spec = info.Spec.Clone() // what the caller gave stays the caller's
+	return r.sandboxes.Put(tx, sandboxTable(), string(info.ID), info)
 }
 
 // claimNamespace lets no second sandbox have a namespace.

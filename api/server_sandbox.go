@@ -113,31 +113,15 @@ func (s *Server) createSandbox(ctx context.Context, _ call, in SandboxSpec) (Cre
 		}
 		return Created{}, fmt.Errorf("%s: %w", what, err)
 	}
-	sb, err := s.ctl.CreateSandbox(ctx, p.sandbox)
+	to := make([]sealane.Connection, len(p.joins))
+	for i, j := range p.joins {
+		to[i] = sealane.Connection{Network: j.network.ID(), Endpoint: j.endpoint}
+	}
+	sb, err := s.ctl.CreateConnected(ctx, p.sandbox, endpoint.Ports(p.ports), to...)
 	if err != nil {
 		return Created{}, err
 	}
-	r, err := sb.Info(ctx)
-	if err == nil && len(p.ports.Publish)+len(p.ports.Exposed) > 0 {
-		err = s.ctl.ChangePorts(ctx, sb.ID(), func(to *endpoint.Ports, _ []endpoint.PortBinding) error {
-			*to = endpoint.Ports(p.ports)
-			return nil
-		})
-	}
-	for _, j := range p.joins {
-		if err == nil {
-			err = s.attach(ctx, j.network, sb, r.Spec.Name, j.endpoint)
-		}
-	}
-	if err == nil {
-		return Created{ID: string(sb.ID())}, nil
-	}
-	ctx, cancel := afterwards(ctx)
-	defer cancel()
-	if undone := sb.Delete(ctx); undone != nil && !errdefs.IsNotFound(undone) {
-		s.log.Warn("a sandbox that is on none of its networks is left", "sandbox", sb.ID(), "error", undone)
-	}
-	return Created{}, err
+	return Created{ID: string(sb.ID())}, nil
 }
 
 // planSandbox checks a request and finds what it refers to, before any effect.

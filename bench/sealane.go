@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"os"
@@ -107,24 +109,16 @@ func (o *ours) start() error {
 }
 
 func (o *ours) Attach() (Handle, error) {
-	ctx := context.Background()
-	sb, err := o.control.CreateSandbox(ctx, sandbox.Spec{})
-	if err != nil {
-		return nil, err
-	}
-	spec := endpoint.Spec{For: sb.ID()} // goes with the sandbox
-	if o.mode.Resolver {
-		spec.Name = "c" + string(sb.ID())[:12]
-	}
+	var id [32]byte
+	rand.Read(id[:]) // never fails
+	spec := endpoint.Spec{ID: endpoint.ID(hex.EncodeToString(id[:]))}
 	for i := range o.mode.Ports {
 		port := uint16(80 + i)
 		spec.Publish = append(spec.Publish, endpoint.PortBinding{Proto: firewall.TCP, Ports: firewall.Range{First: port, Last: port}})
 	}
-	ep, err := o.network.CreateEndpoint(ctx, spec)
-	if err != nil {
-		return nil, err
-	}
-	return oursAttachment{sb, ep}, ep.Join(ctx, sb)
+	on := sealane.Connection{Network: o.network.ID(), Endpoint: spec}
+	sb, err := o.control.CreateConnected(context.Background(), sandbox.Spec{}, endpoint.Ports{}, on)
+	return oursAttachment{sb, o.control.Endpoint(on.Network, spec.ID)}, err
 }
 
 func (o *ours) Detach(h Handle) error { return h.(oursAttachment).sandbox.Delete(context.Background()) }
