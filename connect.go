@@ -21,8 +21,8 @@ type Connection struct {
 }
 
 // CreateConnected makes a sandbox that is on networks and publishes ports from its first moment, or nothing of that: CreateSandbox, ChangePorts,
-// CreateEndpoint and Join in one converge, which records them together. Endpoints of drivers that act, and those that other hosts are told
-// of, come one by one after it. Errors are those of the four.
+// CreateEndpoint and Join in one converge, which records the sandbox with the first two endpoints, so that a crash leaves all of these or
+// nothing. Endpoints of drivers that act, and those that other hosts are told of, come one by one after it. Errors are those of the four.
 func (c *Controller) CreateConnected(ctx context.Context, s sandbox.Spec, p endpoint.Ports, to ...Connection) (sandbox.Sandbox, error) {
 	s.ID = cmp.Or(s.ID, sandbox.ID(newID()))
 	s.Name = cmp.Or(s.Name, shortID(string(s.ID)))

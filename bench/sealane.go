@@ -108,6 +108,7 @@ func (o *ours) start() error {
 	return nil
 }
 
+// Attach is what the daemon does for a container: one call.
 func (o *ours) Attach() (Handle, error) {
 	var id [32]byte
 	rand.Read(id[:]) // never fails
