@@ -221,8 +221,7 @@ func (c *Controller) follow(ctx context.Context, dir string, told func(datastore
 
 // storeIsAway says that an error is the store's being out of reach, and remembers that.
 func (c *Controller) storeIsAway(err error) bool {
-	var uncertain *datastore.Uncertain
-	if !errdefs.IsUnavailable(err) && !errdefs.IsAborted(err) && !errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &uncertain) {
+	if !errdefs.IsUnavailable(err) && !errdefs.IsAborted(err) && !errors.Is(err, context.DeadlineExceeded) && !datastore.IsUncertain(err) {
 		return false
 	}
 	if !c.cluster.away.Swap(true) {

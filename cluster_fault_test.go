@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	"github.com/sealane/sealane/datastore"
+	"github.com/sealane/sealane/datastore/storetest"
 )
 
 var faultStep = flag.Int("faultstep", 10, "let every n-th touch of the stores that hosts share fail; 1 is every one")
@@ -114,7 +115,7 @@ func trySharedFault(t *testing.T, ops []op, want []string, i, at int, crash bool
 		t.Errorf("%s: at the end (-want +got):\n%s", ops[i].name, d)
 		return false
 	}
-	left := dump(t, s, "net", "name/net", "vni", "pool/default", "hostnet/h1", "block/"+id(1), "block/"+id(2), "ep/"+id(1), "ep/"+id(2), "look/h1")
+	left := storetest.Keys(t, s, "net", "name/net", "vni", "pool/default", "hostnet/h1", "block/"+id(1), "block/"+id(2), "ep/"+id(1), "ep/"+id(2), "look/h1")
 	if len(left) > 0 {
 		t.Errorf("%s: left in the store: %v", ops[i].name, left)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/sealane/sealane"
 	"github.com/sealane/sealane/datastore"
+	"github.com/sealane/sealane/datastore/storetest"
 	"github.com/sealane/sealane/endpoint"
 	"github.com/sealane/sealane/firewall/firewalltest"
 	"github.com/sealane/sealane/internal/nstest"
@@ -339,24 +340,6 @@ func (h *member) seesPeers(network string, want ...string) {
 	})
 }
 
-// dump is the whole store as text, to say what is left over.
-func dump(t *testing.T, s datastore.Store, dirs ...string) (all []string) {
-	t.Helper()
-	err := s.View(context.Background(), func(tx datastore.Tx) error {
-		all = nil
-		for _, dir := range dirs {
-			for name := range tx.List(dir) {
-				all = append(all, dir+"/"+name)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return all
-}
-
 func TestSharedNetworkIsSeenByAll(t *testing.T) { sharedNetworkIsSeenByAll(t, newCluster(t, 3)) }
 
 func sharedNetworkIsSeenByAll(t *testing.T, hosts []*member) {
@@ -403,7 +386,7 @@ func sharedNetworkIsSeenByAll(t *testing.T, hosts []*member) {
 		}
 	}
 	id := string(blue.ID())
-	if left := dump(t, a.link, "net", "name/net", "vni", "pool/default", "ep/"+id, "name/ep/"+id, "block/"+id, "hostnet/h1", "hostnet/h2", "hostnet/h3", "look/h1", "look/h2"); len(left) > 0 {
+	if left := storetest.Keys(t, a.link, "net", "name/net", "vni", "pool/default", "ep/"+id, "name/ep/"+id, "block/"+id, "hostnet/h1", "hostnet/h2", "hostnet/h3", "look/h1", "look/h2"); len(left) > 0 {
 		t.Errorf("left in the store: %v", left)
 	}
 	a.network("blue", "10.9.0.0/24") // all of it is free again
@@ -470,7 +453,7 @@ func changesAndNamesReachTheOthers(t *testing.T, hosts []*member) {
 	}
 	b.detach("two")
 	nstest.Eventually(t, "h1 forgets two", func() bool { return !knows(a, "two") })
-	if left := dump(t, a.link, "look/h1", "look/h2"); len(left) > 0 {
+	if left := storetest.Keys(t, a.link, "look/h1", "look/h2"); len(left) > 0 {
 		t.Errorf("notices left: %v", left)
 	}
 }
@@ -546,7 +529,7 @@ func removedHost(t *testing.T, hosts []*member) {
 	if again.Addresses[0] != web.Addresses[0] {
 		t.Errorf("got %s, want %s", again.Addresses[0], web.Addresses[0])
 	}
-	if left := dump(t, b.link, "hostnet/h1", "look/h1", "wish/h1"); len(left) > 0 || b.stateOf("h1") != "unknown" {
+	if left := storetest.Keys(t, b.link, "hostnet/h1", "look/h1", "wish/h1"); len(left) > 0 || b.stateOf("h1") != "unknown" {
 		t.Errorf("left of h1: %v", left)
 	}
 	a.link.heal()
@@ -692,7 +675,7 @@ func TestRestartCutsNobodyOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	nstest.Eventually(t, "it has settled what it knows", func() bool {
-		return slices.Contains(dump(t, b.link, datastore.Key("ep", string(blue))), key)
+		return slices.Contains(storetest.Keys(t, b.link, datastore.Key("ep", string(blue))), key)
 	})
 	if got := a.peers("blue"); !slices.Equal(got, []string{want}) {
 		t.Errorf("with the hosts unknown it believes in %v, want %s", got, want)

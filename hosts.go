@@ -41,6 +41,9 @@ func (c *Controller) networksOf(ctx context.Context, host string) ([]endpoint.Ne
 	})
 }
 
+// always is what strip asks when nothing stands in the way.
+func always(datastore.Tx) error { return nil }
+
 // strip removes what a host has of a network: its endpoints with their names, its blocks. Each transaction asks may first.
 func (c *Controller) strip(ctx context.Context, id endpoint.NetworkID, host string, may func(datastore.Tx) error) error {
 	const atOnce = 4

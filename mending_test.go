@@ -14,6 +14,7 @@ import (
 
 	"github.com/sealane/sealane"
 	"github.com/sealane/sealane/datastore"
+	"github.com/sealane/sealane/datastore/storetest"
 	"github.com/sealane/sealane/endpoint"
 	"github.com/sealane/sealane/sandbox"
 )
@@ -97,7 +98,7 @@ func TestNetworkGoneFromRoot(t *testing.T) {
 	for e := range m.Endpoints(ctx, box.ID()) {
 		t.Errorf("the sandbox has %s yet", e.Spec.Name)
 	}
-	if left := dump(t, m.run, "ep/"+string(blue.ID()), "name/ep/"+string(blue.ID()), "held", "member/"+string(box.ID())); len(left) > 0 {
+	if left := storetest.Keys(t, m.run, "ep/"+string(blue.ID()), "name/ep/"+string(blue.ID()), "held", "member/"+string(box.ID())); len(left) > 0 {
 		t.Errorf("left in the run store: %v", left)
 	}
 	m.boxed(sandbox.Spec{Name: "other"}, endpoint.Spec{}, m.made(sealane.NetworkSpec{Name: "blue", IPAM: ipamOf("10.1.0.0/24")}))

@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/sealane/sealane"
 	"github.com/sealane/sealane/datastore"
+	"github.com/sealane/sealane/datastore/storetest"
 	"github.com/sealane/sealane/drivers"
 	"github.com/sealane/sealane/endpoint"
 	"github.com/sealane/sealane/internal/nstest"
@@ -450,7 +451,7 @@ func sameSubnetTwice(t *testing.T, hosts []*member) {
 			t.Error(err)
 		}
 	}
-	if left := dump(t, a.link, "net", "name/net", "vni", "pool/default", "hostnet/h1", "hostnet/h2"); len(left) > 0 {
+	if left := storetest.Keys(t, a.link, "net", "name/net", "vni", "pool/default", "hostnet/h1", "hostnet/h2"); len(left) > 0 {
 		t.Errorf("left in the store: %v", left)
 	}
 }
@@ -626,7 +627,7 @@ func blocksHoldTheNetwork(t *testing.T, hosts []*member) {
 	}
 	b.link.heal()
 	nstest.Eventually(t, "hidden is published", func() bool {
-		return slices.Contains(dump(t, a.link, "name/ep/"+string(a.on("blue").ID())), "name/ep/"+string(a.on("blue").ID())+"/hidden")
+		return slices.Contains(storetest.Keys(t, a.link, "name/ep/"+string(a.on("blue").ID())), "name/ep/"+string(a.on("blue").ID())+"/hidden")
 	})
 	if err := a.on("blue").Delete(t.Context()); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "hidden") {
 		t.Errorf("a network with an endpoint elsewhere: %v", err)

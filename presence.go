@@ -134,7 +134,7 @@ func (c *Controller) forgetEarlier(ctx context.Context) error {
 	for _, id := range used {
 		_, here, err := maybe(c.replica(ctx, id))
 		if err == nil && !here && !c.cluster.isLeft(id) {
-			err = c.strip(ctx, id, c.o.Host, func(datastore.Tx) error { return nil })
+			err = c.strip(ctx, id, c.o.Host, always)
 		}
 		if err != nil {
 			return err

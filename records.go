@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"iter"
 	"reflect"
@@ -189,7 +188,7 @@ func view[T any](ctx context.Context, s datastore.Store, fn func(datastore.Tx) (
 // accepts that it has succeeded before.
 func surely(ctx context.Context, s datastore.Store, fn func(datastore.Tx) error) error {
 	err := s.Update(ctx, fn)
-	if uncertain := (*datastore.Uncertain)(nil); errors.As(err, &uncertain) {
+	if datastore.IsUncertain(err) {
 		err = s.Update(ctx, fn)
 	}
 	return err

@@ -62,7 +62,7 @@ func (c *Controller) deleteShared(ctx context.Context, n netdriver.Network, forc
 	if err := c.gatherBlocks(ctx, n.ID, force); err != nil {
 		return err
 	}
-	if err := c.strip(ctx, n.ID, "", func(datastore.Tx) error { return nil }); err != nil { // blocks that were given up
+	if err := c.strip(ctx, n.ID, "", always); err != nil { // blocks that were given up
 		return err
 	}
 	return c.o.Cluster.Update(ctx, func(tx datastore.Tx) error { return c.removeShared(tx, n) })
@@ -169,7 +169,7 @@ func (c *Controller) gatherBlocks(ctx context.Context, id endpoint.NetworkID, fo
 			errdefs.ErrFailedPrecondition, someOf(dead))
 	}
 	for _, h := range dead {
-		if err := c.strip(ctx, id, h, func(datastore.Tx) error { return nil }); err != nil {
+		if err := c.strip(ctx, id, h, always); err != nil {
 			return err
 		}
 	}

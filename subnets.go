@@ -86,8 +86,8 @@ func checkSubnet(s *NetworkSpec, sub SubnetSpec) error {
 }
 
 // requestSubnets asks for the pools, gateways and auxiliary addresses of a new network and puts them into its record as they come, so
-// that on an error the record says what to give back. What nobody named keeps clear of some.
-func (c *Controller) requestSubnets(ctx context.Context, n *netdriver.Network, s IPAM, d netdriver.Driver, clear ...netip.Prefix) error {
+// that on an error the record says what to give back. What nobody named keeps clear of avoid.
+func (c *Controller) requestSubnets(ctx context.Context, n *netdriver.Network, s IPAM, d netdriver.Driver, avoid ...netip.Prefix) error {
 	can, err := d.Capability(ctx)
 	if err != nil {
 		return err
@@ -102,7 +102,7 @@ func (c *Controller) requestSubnets(ctx context.Context, n *netdriver.Network, s
 	if err != nil {
 		return err
 	}
-	subnets, err := c.subnetsWanted(ctx, *n, s, clear)
+	subnets, err := c.subnetsWanted(ctx, *n, s, avoid)
 	if err != nil {
 		return err
 	}
@@ -115,8 +115,8 @@ func (c *Controller) requestSubnets(ctx context.Context, n *netdriver.Network, s
 }
 
 // subnetsWanted completes what the user named: each family that is on has at least one pool, and an unnamed pool keeps clear of what
-// the host can already reach, and of some others.
-func (c *Controller) subnetsWanted(ctx context.Context, n netdriver.Network, s IPAM, clear []netip.Prefix) ([]poolWanted, error) {
+// the host can already reach, and of avoid.
+func (c *Controller) subnetsWanted(ctx context.Context, n netdriver.Network, s IPAM, avoid []netip.Prefix) ([]poolWanted, error) {
 	var wanted []poolWanted
 	has4, has6 := !n.IPv4, !n.IPv6
 	for _, sub := range s.Subnets {
@@ -139,7 +139,7 @@ func (c *Controller) subnetsWanted(ctx context.Context, n netdriver.Network, s I
 	}
 	exclude, err := occupied(ctx)
 	for i := range wanted {
-		wanted[i].exclude = slices.Concat(exclude, clear)
+		wanted[i].exclude = slices.Concat(exclude, avoid)
 	}
 	return wanted, err
 }
@@ -168,19 +168,19 @@ func (w poolWanted) named() bool { return w.Subnet.IsValid() || w.Pool != "" }
 // makeWay has networks that are there on demand, and that nobody is on, give subnets up that a new network is to have: nobody named them and
 // the host has no route to them, so whoever looks for a free one, a Docker engine, comes upon them.
 func (c *Controller) makeWay(ctx context.Context, s IPAM) error {
-	var clear []netip.Prefix
+	var named []netip.Prefix
 	for _, sub := range s.Subnets {
 		if sub.Subnet.IsValid() && sub.Pool == "" {
-			clear = append(clear, sub.Subnet)
+			named = append(named, sub.Subnet)
 		}
 	}
-	taken := func(sub netdriver.Subnet) bool { return slices.ContainsFunc(clear, sub.Pool.Subnet.Overlaps) }
-	if len(clear) == 0 {
+	taken := func(sub netdriver.Subnet) bool { return slices.ContainsFunc(named, sub.Pool.Subnet.Overlaps) }
+	if len(named) == 0 {
 		return nil
 	}
 	for n, err := range records(ctx, c.o.Root, networkTable()) {
 		if err == nil && n.OnDemand && slices.ContainsFunc(n.Subnets, taken) {
-			err = c.moveAway(ctx, n.ID, clear)
+			err = c.moveAway(ctx, n.ID, named)
 		}
 		if err != nil {
 			return err
@@ -189,8 +189,8 @@ func (c *Controller) makeWay(ctx context.Context, s IPAM) error {
 	return nil
 }
 
-// moveAway gives a network other subnets, if it is not used and nobody named those that it has.
-func (c *Controller) moveAway(ctx context.Context, id endpoint.NetworkID, clear []netip.Prefix) error {
+// moveAway gives a network subnets clear of avoid, if it is not used and nobody named those that it has.
+func (c *Controller) moveAway(ctx context.Context, id endpoint.NetworkID, avoid []netip.Prefix) error {
 	unlock, err := c.locks.exclusive(ctx, networkOwner(id))
 	if err != nil {
 		return err
@@ -208,7 +208,7 @@ func (c *Controller) moveAway(ctx context.Context, id endpoint.NetworkID, clear 
 	to := n
 	to.Subnets = nil
 	to.Version++
-	if err = c.requestSubnets(ctx, &to, IPAM{}, d, clear...); err == nil {
+	if err = c.requestSubnets(ctx, &to, IPAM{}, d, avoid...); err == nil {
 		err = surely(ctx, c.o.Root, func(tx datastore.Tx) error { return networkTable().Put(tx, string(id), to) })
 	}
 	gone := n

@@ -20,6 +20,7 @@ import (
 	"github.com/sealane/sealane/internal/nstest"
 	"github.com/sealane/sealane/ipam"
 	"github.com/sealane/sealane/ipam/pool"
+	"github.com/sealane/sealane/netdriver/drivertest"
 	"github.com/sealane/sealane/remote"
 	"github.com/sealane/sealane/sandbox"
 	"github.com/sealane/sealane/sandbox/netns"
@@ -355,15 +356,7 @@ func subnets(cidrs ...string) sealane.IPAM {
 
 func ports(t testing.TB, specs ...string) []endpoint.PortBinding {
 	t.Helper()
-	var all []endpoint.PortBinding
-	for _, s := range specs {
-		b, err := endpoint.ParsePort(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, b)
-	}
-	return all
+	return drivertest.Ports(t, specs...)
 }
 
 // sandboxAt is a sandbox in a namespace of somebody else's.

@@ -125,7 +125,7 @@ func (s *Store) Update(ctx context.Context, fn func(datastore.Tx) error) error {
 		return err
 	}
 	err = t.commit()
-	if uncertain := (*datastore.Uncertain)(nil); err == nil || errors.As(err, &uncertain) {
+	if err == nil || datastore.IsUncertain(err) {
 		s.feed.Publish(maps.All(t.written))
 	}
 	return err

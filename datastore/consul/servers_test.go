@@ -2,7 +2,6 @@ package consul_test
 
 import (
 	"context"
-	"errors"
 	"net"
 	"strings"
 	"sync/atomic"
@@ -136,8 +135,7 @@ func mute(t *testing.T, w *ways) {
 func lostReply(t *testing.T, w *ways) {
 	w.one.Mute()
 	err := w.put("1")
-	var uncertain *datastore.Uncertain
-	if !errors.As(err, &uncertain) || !errdefs.IsUnavailable(err) {
+	if !datastore.IsUncertain(err) || !errdefs.IsUnavailable(err) {
 		t.Errorf("got %v, want Uncertain of kind Unavailable", err)
 	}
 	if w.two.dialed.Load() > 0 {
@@ -191,8 +189,7 @@ func none(t *testing.T, w *ways) {
 	w.one.Cut()
 	w.two.Cut()
 	for _, err := range []error{w.put("1"), func() error { _, err := w.get(); return err }()} {
-		var uncertain *datastore.Uncertain
-		if !errdefs.IsUnavailable(err) || errors.As(err, &uncertain) || !strings.Contains(err.Error(), "consul at one:1,two:2") {
+		if !errdefs.IsUnavailable(err) || datastore.IsUncertain(err) || !strings.Contains(err.Error(), "consul at one:1,two:2") {
 			t.Errorf("got %v, want Unavailable for certain that names both", err)
 		}
 	}

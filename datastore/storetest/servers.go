@@ -91,8 +91,7 @@ func lostReply(t *testing.T, r *rig) {
 		}()
 		return take(tx)
 	})
-	var uncertain *datastore.Uncertain
-	if !errors.As(err, &uncertain) || !errdefs.IsUnavailable(err) {
+	if !datastore.IsUncertain(err) || !errdefs.IsUnavailable(err) {
 		t.Fatalf("got %v, want Uncertain of kind Unavailable", err)
 	}
 	want(t, "what was committed", get(t, r.b, "d/k"), "2")
@@ -412,11 +411,10 @@ func count(t *testing.T, s datastore.Store, who string, stop <-chan struct{}) (s
 			number = strconv.Itoa(last + 1)
 			return putAll(tx, key, number, "last", number)
 		})
-		var uncertain *datastore.Uncertain
 		switch {
 		case err == nil:
 			sure[number] = true
-		case errors.As(err, &uncertain): // may be there, and then counts once
+		case datastore.IsUncertain(err): // may be there, and then counts once
 		case !errdefs.IsUnavailable(err) && !errdefs.IsAborted(err):
 			return sure, err
 		}

@@ -122,6 +122,23 @@ func list(t testing.TB, s datastore.Store, dir string) map[string]string {
 	return m
 }
 
+// Keys are what directories of a store have at one moment, as directory/name: a test says by them what is left over.
+func Keys(t testing.TB, s datastore.Store, dirs ...string) (all []string) {
+	t.Helper()
+	if err := s.View(timeout(t), func(tx datastore.Tx) error {
+		all = nil
+		for _, dir := range dirs {
+			for name := range tx.List(dir) {
+				all = append(all, dir+"/"+name)
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatalf("List %s: %v", dirs, err)
+	}
+	return all
+}
+
 func listed(tx datastore.Tx, dir string) map[string]string {
 	m := map[string]string{}
 	for name, value := range tx.List(dir) {

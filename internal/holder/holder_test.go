@@ -112,7 +112,7 @@ func TestSystemd(t *testing.T) {
 		t.Error("there is a store without systemd")
 	}
 	t.Setenv("NOTIFY_SOCKET", path)
-	t.Setenv("FDSTORE", "2")
+	t.Setenv("FDSTORE", "1") // for what was stored: the plugin's is of a socket unit
 	fd, _ := pipe(t)
 	defer unix.Close(fd)
 	theirs, err := unix.Dup(fd)

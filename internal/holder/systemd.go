@@ -61,11 +61,12 @@ func (s *Systemd) Kept() (map[string][]int, error) {
 		return nil, err
 	}
 	for _, f := range s.given {
-		s.room = s.room.less(1, f.Name())
 		name, ours := strings.CutPrefix(f.Name(), s.prefix)
-		if !ours {
+		if !ours { // of a socket unit: it is not in the store, but is named beside what is
+			s.room.bytes -= len(f.Name()) + 1
 			continue
 		}
+		s.room = s.room.less(1, f.Name())
 		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0) // a file closes its own when it is collected
 		node, err2 := inodeOf(fd)
 		if err := errors.Join(err, err2, f.Close()); err != nil {
@@ -149,7 +150,7 @@ func (s *Systemd) tell(text string, fds ...int) error {
 	defer unix.Close(fd)
 	err = unix.Sendmsg(fd, []byte(text), rights(fds), &unix.SockaddrUnix{Name: name}, unix.MSG_NOSIGNAL)
 	if err != nil {
-		return errors.Join(fmt.Errorf("tell systemd at %s: %w", s.socket, err))
+		return fmt.Errorf("tell systemd at %s: %w", s.socket, err)
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/sealane/sealane/datastore"
+	"github.com/sealane/sealane/datastore/storetest"
 	"github.com/sealane/sealane/ipam"
 	"github.com/sealane/sealane/ipam/block"
 	"github.com/sealane/sealane/ipam/ipamtest"
@@ -461,27 +462,9 @@ func TestStaticAddresses(t *testing.T) {
 	if _, err := a.request(on, "10.0.0.140"); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "host rm c") {
 		t.Errorf("inside the block of a host that does not answer: %v", err)
 	}
-	if left := names(t, s, "wish/a", "wish/b", "wish/c"); len(left) > 0 {
+	if left := storetest.Keys(t, s, "wish/a", "wish/b", "wish/c"); len(left) > 0 {
 		t.Errorf("wishes left over: %v", left)
 	}
-}
-
-// names lists directories.
-func names(t testing.TB, s datastore.Store, dirs ...string) (all []string) {
-	t.Helper()
-	err := s.View(context.Background(), func(tx datastore.Tx) error {
-		all = nil
-		for _, dir := range dirs {
-			for name := range tx.List(dir) {
-				all = append(all, dir+"/"+name)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return all
 }
 
 // Every address of a subnet is given to somebody, and none twice, though the blocks run short.
@@ -531,7 +514,7 @@ func TestBorrowing(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if left := names(t, s, "block/a", "hostnet/a", "hostnet/b", "hostnet/c", "wish/a", "wish/b", "wish/c"); len(left) > 0 {
+	if left := storetest.Keys(t, s, "block/a", "hostnet/a", "hostnet/b", "hostnet/c", "wish/a", "wish/b", "wish/c"); len(left) > 0 {
 		t.Errorf("left over: %v", left)
 	}
 }
@@ -613,7 +596,7 @@ func TestStartWithStoreAway(t *testing.T) {
 	if err := third.ReleasePool(t.Context(), on); err != nil {
 		t.Error(err)
 	}
-	if left := names(t, a.kept, "block/a"); len(left) > 0 {
+	if left := storetest.Keys(t, a.kept, "block/a"); len(left) > 0 {
 		t.Errorf("kept of a pool that was released: %v", left)
 	}
 }

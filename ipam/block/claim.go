@@ -92,7 +92,7 @@ func (d *Driver) update(ctx context.Context, s *subnet, choose func(claims) neti
 	if err != nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.known = s.known && !uncertain(err)
+		s.known = s.known && !datastore.IsUncertain(err)
 		return nil, err
 	}
 	return found, d.learn(ctx, s, found)
@@ -339,7 +339,7 @@ func (d *Driver) drop(ctx context.Context, s *subnet, gone []netip.Prefix) (ours
 			}
 			return uses(d.o.Host).Delete(tx, s.network)
 		})
-		if uncertain(err) {
+		if datastore.IsUncertain(err) {
 			return gone[len(some):], err
 		}
 		if err != nil {
@@ -348,10 +348,4 @@ func (d *Driver) drop(ctx context.Context, s *subnet, gone []netip.Prefix) (ours
 		gone = gone[len(some):]
 	}
 	return nil, nil
-}
-
-// uncertain says that an Update may have been committed, whatever its error says.
-func uncertain(err error) bool {
-	var unknown *datastore.Uncertain
-	return errors.As(err, &unknown)
 }

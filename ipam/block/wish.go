@@ -162,7 +162,7 @@ func (d *Driver) grant(ctx context.Context, name string, w wish) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err != nil && !s.lent[a] && !uncertain(err) { // else the next look tells
+	if err != nil && !s.lent[a] && !datastore.IsUncertain(err) { // else the next look tells
 		_ = d.o.Pool.ReleaseAddress(ctx, s.id, a)
 		return errors.Join(err, d.keep(ctx, s, func(kept claims) { delete(kept, alone(a)) }))
 	}
