@@ -1,7 +1,9 @@
 package sealane_test
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -13,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -424,43 +427,54 @@ type file struct {
 	syntax *ast.File
 }
 
-// packages lists the module with the syntax of every file.
+// packages is the module with the syntax of every file.
 func packages(t *testing.T) []*pkg {
 	t.Helper()
-	out, err := exec.Command("go", "list", "-json=Name,ImportPath,Dir,Imports,GoFiles,TestGoFiles,XTestGoFiles", "./...").Output()
+	all, err := read()
 	if err != nil {
-		t.Fatalf("go list: %v", err)
-	}
-	var all []*pkg
-	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
-		p := new(pkg)
-		if err := d.Decode(p); err == io.EOF {
-			break
-		} else if err != nil {
-			t.Fatalf("go list: %v", err)
-		}
-		p.short, _ = shorten(p.ImportPath)
-		p.product = parse(t, p.Dir, p.GoFiles)
-		p.tests = parse(t, p.Dir, slices.Concat(p.TestGoFiles, p.XTestGoFiles))
-		all = append(all, p)
-	}
-	if len(all) == 0 {
-		t.Fatal("go list found no package")
+		t.Fatal(err)
 	}
 	return all
 }
 
-func parse(t *testing.T, dir string, names []string) (files []*file) {
-	t.Helper()
+// read reads the module once for all rules.
+var read = sync.OnceValues(func() (all []*pkg, err error) {
+	out, err := exec.Command("go", "list", "-json=Name,ImportPath,Dir,Imports,GoFiles,TestGoFiles,XTestGoFiles", "./...").Output()
+	if err != nil {
+		return nil, fmt.Errorf("go list: %w", err)
+	}
+	for d := json.NewDecoder(bytes.NewReader(out)); ; {
+		p := new(pkg)
+		if err := d.Decode(p); err == io.EOF {
+			break
+		} else if err != nil {
+			return nil, fmt.Errorf("go list: %w", err)
+		}
+		p.short, _ = shorten(p.ImportPath)
+		if p.product, err = parse(p.Dir, p.GoFiles); err != nil {
+			return nil, err
+		}
+		if p.tests, err = parse(p.Dir, slices.Concat(p.TestGoFiles, p.XTestGoFiles)); err != nil {
+			return nil, err
+		}
+		all = append(all, p)
+	}
+	if len(all) == 0 {
+		return nil, errors.New("go list found no package")
+	}
+	return all, nil
+})
+
+func parse(dir string, names []string) (files []*file, err error) {
 	for _, name := range names {
 		set := token.NewFileSet()
 		syntax, err := parser.ParseFile(set, filepath.Join(dir, name), nil, parser.ParseComments|parser.SkipObjectResolution)
 		if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		files = append(files, &file{set, syntax})
 	}
-	return files
+	return files, nil
 }
 
 // eachDecl visits what is declared outside test files.
