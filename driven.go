@@ -24,7 +24,7 @@ func (c *Controller) drive(ctx context.Context, d netdriver.Driver, n netdriver.
 	if e.Deleting {
 		return netdriver.Interface{}, c.undrive(ctx, d, h)
 	}
-	var chosen netdriver.Interface
+	chosen := unheard(h, e)
 	if h.Owner == "" || h.Endpoint.Sandbox == "" && !h.Answered {
 		if h.Owner == "" {
 			if h.Before, err = c.linksBefore(ctx); err != nil {
@@ -37,6 +37,7 @@ func (c *Controller) drive(ctx context.Context, d netdriver.Driver, n netdriver.
 			return chosen, err
 		}
 	}
+	accept(&e, chosen)
 	switch {
 	case e.Sandbox == "" && h.Endpoint.Sandbox != "":
 		return chosen, c.driveLeave(ctx, d, h)
@@ -169,7 +170,19 @@ func (c *Controller) driveCreate(ctx context.Context, d netdriver.Driver, h *net
 		return chosen, fmt.Errorf("driver %s: create endpoint: %w", h.Driver, err)
 	}
 	h.Answered = true
+	accept(&h.Endpoint, chosen)
 	return chosen, c.putDriven(ctx, *h)
+}
+
+// unheard is what a driver chose that a crash kept from the endpoint's own record.
+func unheard(h netdriver.Held, e endpoint.Info) (chosen netdriver.Interface) {
+	if e.MAC == nil {
+		chosen.MAC = h.Endpoint.MAC
+	}
+	if len(e.Addresses) == 0 {
+		chosen.Addresses = h.Endpoint.Addresses
+	}
+	return chosen
 }
 
 func (c *Controller) driveJoin(ctx context.Context, d netdriver.Driver, h netdriver.Held) error {

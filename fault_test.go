@@ -16,6 +16,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
+
 	"github.com/sealane/sealane"
 	"github.com/sealane/sealane/datastore"
 	"github.com/sealane/sealane/drivers"
@@ -50,8 +51,8 @@ type machine struct {
 
 	mu      sync.Mutex // guards what is below: the background touches too
 	touches int
-	failAt  int  // touch that fails; 0: none
-	crash   bool // every later touch fails too, until the next start
+	failAt  int  // touch that fails
+	crash   bool // every later touch fails too
 	armed   bool
 }
 
@@ -64,19 +65,25 @@ func (m *machine) touch(string) error {
 		return nil
 	}
 	m.touches++
-	if m.failAt != 0 && (m.touches == m.failAt || m.crash && m.touches > m.failAt) {
+	if m.touches == m.failAt || m.crash && m.touches > m.failAt {
 		return errInjected
 	}
 	return nil
 }
 
-// arm starts or stops the clock, and says how many touches there were.
-func (m *machine) arm(on bool) (touches int) {
+// arm has the at-th touch from now on fail, and with a crash all that follow.
+func (m *machine) arm(at int, crash bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	touches = m.touches
-	m.armed, m.touches = on, 0
-	return touches
+	m.armed, m.touches, m.failAt, m.crash = true, 0, at, crash
+}
+
+// disarm lets everything succeed, and says how many touches there were.
+func (m *machine) disarm() (touches int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.armed = false
+	return m.touches
 }
 
 func newMachine(t *testing.T) *machine {
@@ -152,7 +159,7 @@ func (m *machine) restart() {
 	if m.Controller != nil {
 		m.Close()
 	}
-	m.arm(false)
+	m.disarm()
 	m.kernel.Crash()
 	m.names.Crash()
 	if err := m.start(); err != nil {
@@ -405,7 +412,7 @@ func connected(driver string) []op {
 	https, _ := endpoint.ParsePort("8443:443")
 	ops := script(driver, "")[:2]
 	return append(ops,
-		op{connecting, func(m *machine) error {
+		op{"create a connected sandbox", func(m *machine) error {
 			_, err := m.CreateConnected(ctx, sandbox.Spec{ID: sandbox.ID(id(3)), Name: "box"}, endpoint.Ports{Publish: []endpoint.PortBinding{https}},
 				sealane.Connection{Network: endpoint.NetworkID(id(2)), Endpoint: endpoint.Spec{ID: endpoint.ID(id(4))}},
 				sealane.Connection{Network: endpoint.NetworkID(id(1)), Endpoint: endpoint.Spec{ID: endpoint.ID(id(5)), Publish: []endpoint.PortBinding{http}}})
@@ -416,7 +423,6 @@ func connected(driver string) []op {
 		op{"delete network blue", func(m *machine) error { return must(m.Network(ctx, "blue")).Delete(ctx) }})
 }
 
-const connecting = "create a connected sandbox" // the call of connected that is not in script
 
 // nothingForeign wants neither the sandbox nor an endpoint found by its address.
 func nothingForeign(m *machine) error {
@@ -456,9 +462,9 @@ func call(o op, m *machine) (err error) {
 	return o.do(m)
 }
 
-// TestFaultAtEveryTouch lets each touch of store, kernel, firewall and driver fail once, as an error and as a crash, in each call of a
-// life cycle. Then the world is as if nothing had failed, either before the call or after it, and calling again succeeds or says that all
-// is done.
+// TestFaultAtEveryTouch lives through a life cycle again and again, and in the n-th life the n-th touch of store, kernel, firewall and driver
+// fails in each call that has so many, as an error or as a crash. Then the world is as if nothing had failed, either before the call or
+// after it, and calling again succeeds or says that all is done.
 func TestFaultAtEveryTouch(t *testing.T) {
 	for _, test := range []struct{ name, driver, path string }{{"bridge", "bridge", ""}, {"on demand", "bridge on demand", ""}, {"acting", "acting", ""}, {"plugin", "plugged", ""}, {"theirs", "bridge", theirs}, {"overlay", "overlay", ""}, {"foreign", "", ""}, {"connected", "bridge on demand", ""}} {
 		t.Run(test.name, func(t *testing.T) {
@@ -470,92 +476,89 @@ func TestFaultAtEveryTouch(t *testing.T) {
 			case "connected":
 				ops = connected(test.driver)
 			}
-			want := []string{}
-			touches := []int{}
-			m := newMachine(t)
-			if test.driver == "plugged" {
-				m.plug()
-			}
-			if err := m.start(); err != nil {
-				t.Fatal(err)
-			}
-			for _, o := range ops {
-				m.arm(true)
-				if err := call(o, m); err != nil {
-					t.Fatalf("%s: %v", o.name, err)
+			var want []string
+			live := func(at int, crash bool) (struck int) {
+				m := newMachine(t)
+				if test.driver == "plugged" {
+					m.plug()
 				}
-				touches = append(touches, m.arm(false))
-				want = append(want, m.state())
+				if err := m.start(); err != nil {
+					t.Fatal(err)
+				}
+				defer func() { m.Close() }()
+				if at == 0 {
+					want = m.undisturbed(ops, m.state)
+					return 0
+				}
+				return m.plagued(ops, at, crash, func(i int) string { return cmp.Diff(want[i], m.state()) })
 			}
-			m.Close()
-			tried := 0
-			for i, o := range ops {
-				if test.name == "connected" && o.name != connecting {
-					continue
-				}
-				step := 1
-				if test.driver == "plugged" { // the same as acting, and each takes longer
-					step = 3
-				}
-				for at := 1 + i%step; at <= touches[i]; at += step {
-					for _, crash := range []bool{false, true} {
-						tried++
-						if !tryFault(t, test.driver == "plugged", ops, want, i, at, crash) {
-							t.Errorf("%s: fault at touch %d of %d, crash %v", o.name, at, touches[i], crash)
-						}
-					}
-				}
-			}
-			t.Logf("%s: %d faults tried in %d calls", test.name, tried, len(ops))
+			live(0, false)
+			t.Logf("%d faults tried in %d calls", eachTouch(1, live), len(ops))
 		})
 	}
 }
 
-func tryFault(t *testing.T, plugged bool, ops []op, want []string, i, at int, crash bool) (ok bool) {
-	m := newMachine(t)
-	if plugged {
-		m.plug()
-	}
-	if err := m.start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { m.Close() }()
-	for _, o := range ops[:i] {
-		if err := call(o, m); err != nil {
-			t.Fatalf("%s: %v", o.name, err)
-		}
-		m.idle() // a driver that is being called in the background may not be called about the same
-	}
-	m.failAt, m.crash = at, crash
-	m.arm(true)
-	first := call(ops[i], m)
-	m.arm(false)
-	if crash || ops[i].name == "restart" {
-		m.restart()
-	}
-	m.idle()
-	again := call(ops[i], m)
-	if again != nil && !(errdefs.IsAlreadyExists(again) && strings.Contains(again.Error(), "taken by") && strings.Contains(again.Error(), strings.Repeat("0", 60))) &&
-		!(strings.HasPrefix(ops[i].name, "delete") && errdefs.IsNotFound(again)) &&
-		!(strings.HasPrefix(ops[i].name, "leave") && errdefs.IsFailedPrecondition(again)) {
-		t.Errorf("%s: first %v, then %v", ops[i].name, first, again)
-		return false
-	}
-	if d := cmp.Diff(want[i], m.state()); d != "" {
-		t.Errorf("%s: first %v, then %v: state (-want +got):\n%s", ops[i].name, first, again, d)
-		return false
-	}
-	for j := i + 1; j < len(ops); j++ {
-		if err := call(ops[j], m); err != nil {
-			t.Errorf("%s, later %s: %v", ops[i].name, ops[j].name, err)
-			return false
+// eachTouch lives while there is a call that has as many touches, and says how many failed. step: every so manieth touch only.
+func eachTouch(step int, live func(at int, crash bool) (struck int)) (tried int) {
+	for at := 1; ; at += step {
+		struck := live(at, false) + live(at, true)
+		if tried += struck; struck == 0 {
+			return tried
 		}
 	}
-	if d := cmp.Diff(want[len(want)-1], m.state()); d != "" {
-		t.Errorf("%s: at the end (-want +got):\n%s", ops[i].name, d)
-		return false
-	}
-	return true
 }
 
-var _ = firewall.TCP
+// undisturbed lives through a script and says what the world is after each call.
+func (m *machine) undisturbed(ops []op, state func() string) (want []string) {
+	m.t.Helper()
+	for _, o := range ops {
+		if err := call(o, m); err != nil {
+			m.t.Fatalf("%s: %v", o.name, err)
+		}
+		want = append(want, state())
+	}
+	return want
+}
+
+// plagued lives through a script whose every call fails at a touch, if it has so many: struck are those that did. differs says what is not
+// as it should be after the i-th call.
+func (m *machine) plagued(ops []op, at int, crash bool, differs func(i int) string) (struck int) {
+	m.t.Helper()
+	for i, o := range ops {
+		m.arm(at, crash)
+		first := call(o, m)
+		err, failed := first, m.disarm() >= at
+		if failed {
+			struck++
+			if crash || o.name == "restart" {
+				m.restart()
+			}
+			m.idle()
+			if err = call(o, m); o.done(err) {
+				err = nil
+			}
+		}
+		if err != nil {
+			m.t.Fatalf("%s with a fault at touch %d, crash %v: first %v, then %v", o.name, at, crash, first, err)
+		}
+		m.idle() // a driver that is being called in the background may not be called about the same
+		if !failed && i < len(ops)-1 {
+			continue
+		}
+		if d := differs(i); d != "" {
+			m.t.Fatalf("%s with a fault at touch %d, crash %v: first %v: state (-want +got):\n%s", o.name, at, crash, first, d)
+		}
+	}
+	return struck
+}
+
+// done says whether the error of a call says that nothing is left to do.
+func (o op) done(err error) bool {
+	switch {
+	case strings.HasPrefix(o.name, "delete"):
+		return errdefs.IsNotFound(err)
+	case strings.HasPrefix(o.name, "leave"):
+		return errdefs.IsFailedPrecondition(err)
+	}
+	return errdefs.IsAlreadyExists(err) && strings.Contains(err.Error(), "taken by") && strings.Contains(err.Error(), strings.Repeat("0", 60))
+}

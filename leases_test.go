@@ -22,10 +22,9 @@ func TestCrashWhileAPoolIsTakenOver(t *testing.T) {
 		}
 		pool := must(must(m.IPAM("")).RequestPool(ctx, ipam.PoolRequest{Subnet: netip.MustParsePrefix("10.9.0.0/24"), Owner: "front end"}))
 		spec := sealane.NetworkSpec{ID: endpoint.NetworkID(id(1)), Name: "blue", IPAM: sealane.IPAM{Subnets: []sealane.SubnetSpec{{Subnet: pool.Subnet, Pool: pool.ID}}}}
-		m.failAt, m.crash = at, true
-		m.arm(true)
+		m.arm(at, true)
 		_, first := m.CreateNetwork(ctx, spec)
-		touches := m.arm(false)
+		touches := m.disarm()
 		m.restart()
 		wanted := spec.ID
 		if _, err := m.Network(ctx, id(1)); errdefs.IsNotFound(err) {
