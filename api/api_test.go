@@ -25,6 +25,7 @@ type daemon struct {
 	*Client
 	server *Server
 	kernel *sandboxtest.Fake
+	root   datastore.Store // networks
 	socket string
 	last   atomic.Pointer[http.Request] // that came in
 }
@@ -32,13 +33,13 @@ type daemon struct {
 func start(t *testing.T) *daemon {
 	t.Helper()
 	ctx := t.Context()
-	d := &daemon{kernel: sandboxtest.NewFake(), socket: filepath.Join(t.TempDir(), "api.sock")}
+	d := &daemon{kernel: sandboxtest.NewFake(), root: datastore.NewMemory(), socket: filepath.Join(t.TempDir(), "api.sock")}
 	pools, err := pool.New(pool.Options{HostID: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctl, err := sealane.New(ctx, sealane.Options{
-		Run: datastore.NewMemory(), Root: datastore.NewMemory(), Drivers: drivers.All(),
+		Run: datastore.NewMemory(), Root: d.root, Drivers: drivers.All(),
 		IPAM:   map[string]ipam.Driver{"default": pools, "null": null.New()},
 		Spaces: d.kernel, Firewalls: &firewalltest.Fake{}, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})

@@ -35,7 +35,8 @@ func (s selector[T]) check(f Filters) error {
 func (s selector[T]) match(f Filters, v T) (bool, error) {
 	chosen := true
 	for key, values := range f {
-		any := len(values) == 0
+		negated := strings.HasSuffix(key, "!")
+		any := len(values) == 0 && !negated
 		for _, value := range values {
 			ok, err := s[key](v, value)
 			if err != nil {
@@ -43,7 +44,7 @@ func (s selector[T]) match(f Filters, v T) (bool, error) {
 			}
 			any = any || ok
 		}
-		chosen = chosen && any != strings.HasSuffix(key, "!")
+		chosen = chosen && any != negated
 	}
 	return chosen, nil
 }

@@ -118,6 +118,9 @@ func TestPruneSparesWhatIsUsedPredefinedOrExcluded(t *testing.T) {
 	if _, err := d.PruneNetworks(ctx, Filters{"until": {"soon"}}); kindOf(err).name != "InvalidArgument" {
 		t.Errorf("until=soon: %v", err)
 	}
+	if chosen, err := pruneSelector().match(Filters{"label!": nil}, Network{}); err != nil || !chosen {
+		t.Errorf("label! of nothing chooses %v, %v: it excludes nothing", chosen, err)
+	}
 	got := must[Pruned](t)(d.PruneNetworks(ctx, Filters{"label!": {"keep", "also"}}))
 	if diff := cmp.Diff([]string{"old", "older"}, got.NetworksDeleted, sorted); diff != "" {
 		t.Error(diff)

@@ -8,6 +8,9 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/sealane/sealane/datastore"
+	"github.com/sealane/sealane/sandbox"
 )
 
 func TestSandboxJoinsBridgeByDefault(t *testing.T) {
@@ -197,6 +200,33 @@ func TestSandboxRemove(t *testing.T) {
 	}
 	if err := d.RemoveNetwork(ctx, "blue", false); err != nil {
 		t.Error(err)
+	}
+}
+
+// Force removes a sandbox also when the record of a network that it is on was lost.
+func TestSandboxRemoveWithoutNetwork(t *testing.T) {
+	d, ctx := start(t), t.Context()
+	blue := d.network(t, NetworkSpec{Name: "blue"})
+	d.sandbox(t, SandboxSpec{Name: "web", Networks: []NetworkJoin{{Network: "blue"}}})
+	if err := d.root.Update(ctx, func(tx datastore.Tx) error {
+		return errors.Join(tx.Delete(datastore.Key("net", blue)), tx.Delete("name/net/blue"))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.RemoveSandbox(ctx, "web", true); err != nil {
+		t.Error(err)
+	}
+	if left := must[[]Sandbox](t)(d.Sandboxes(ctx, nil)); len(left) > 0 {
+		t.Errorf("left: %+v", left)
+	}
+}
+
+// A list does not fail because a sandbox and the one whose namespace it shared went meanwhile.
+func TestSandboxWithoutDonor(t *testing.T) {
+	d := start(t)
+	r := sandbox.Info{ID: "1", Spec: sandbox.Spec{Namespace: sandbox.Origin{Share: "gone"}}}
+	if shown, err := d.server.show(t.Context(), r, nil); err != nil || shown.ID != "1" {
+		t.Errorf("%+v, %v", shown, err)
 	}
 }
 

@@ -60,7 +60,9 @@ func (s *Server) show(ctx context.Context, r sandbox.Info, members []member) (Sa
 	shown := sandboxOf(r, members)
 	for donor := r.Spec.Namespace.Share; donor != ""; {
 		d, err := s.sandboxInfo(ctx, string(donor))
-		if err != nil {
+		if errdefs.IsNotFound(err) {
+			break // gone since r was read
+		} else if err != nil {
 			return shown, err
 		}
 		shown.Join, shown.Hostname, shown.Domainname = string(donor), d.Hostname(), d.Spec.Names.Domainname
@@ -274,18 +276,14 @@ func (s *Server) removeSandbox(ctx context.Context, c call, _ nothing) (nothing,
 	return nothing{}, sb.Delete(ctx)
 }
 
-// dropEndpoint deletes an endpoint that may be gone already.
+// dropEndpoint deletes an endpoint that may be gone already, as may its network.
 func (s *Server) dropEndpoint(ctx context.Context, m member, force bool) error {
-	net, err := s.ctl.Network(ctx, string(m.network.ID))
-	if err != nil {
-		return err
+	ep := s.ctl.Endpoint(m.network.ID, m.endpoint.ID)
+	drop := ep.Delete
+	if force {
+		drop = ep.Forget
 	}
-	ep, err := net.Endpoint(ctx, string(m.endpoint.ID))
-	if err == nil && force {
-		err = ep.Forget(ctx)
-	} else if err == nil {
-		err = ep.Delete(ctx)
-	}
+	err := drop(ctx)
 	if errdefs.IsNotFound(err) {
 		return nil
 	}

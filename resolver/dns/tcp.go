@@ -86,7 +86,9 @@ func (r *Resolver) stream(b *box, conn net.Conn) {
 		write.Lock()
 		defer write.Unlock()
 		conn.SetWriteDeadline(time.Now().Add(idle))
-		conn.Write(answer) // the client is gone or it will read
+		if _, err := conn.Write(answer); err != nil {
+			conn.Close() // it may have taken a part: what comes after that would make no sense to it
+		}
 	}
 	out := make([]byte, 64<<10)
 	for {
