@@ -182,11 +182,12 @@ func (w *warden) unlinked() []string {
 	}
 }
 
-// check gives the watched namespaces under a name in a directory, "" any, that are not there any more.
+// check gives the watched namespaces under a name in a directory, "" any, that are not there any more. Where the kernel had to drop news it
+// names neither (IN_Q_OVERFLOW).
 func (w *warden) check(dir, name string) []string {
 	var keys []string
 	for real, key := range w.files {
-		if filepath.Dir(real) != dir || name != "" && filepath.Base(real) != name {
+		if dir != "" && filepath.Dir(real) != dir || name != "" && filepath.Base(real) != name {
 			continue
 		}
 		if c, err := identify(key); err == nil && c == w.watched[key] {
