@@ -423,7 +423,6 @@ func connected(driver string) []op {
 		op{"delete network blue", func(m *machine) error { return must(m.Network(ctx, "blue")).Delete(ctx) }})
 }
 
-
 // nothingForeign wants neither the sandbox nor an endpoint found by its address.
 func nothingForeign(m *machine) error {
 	for s, err := range m.Sandboxes(context.Background()) {
