@@ -346,33 +346,42 @@ func (p *plugin) Run(network string, port bool, n int) (each []time.Duration, ve
 	return each, verbs, nil
 }
 
-// dockerRows has an engine run containers on our network and on its own, and a client that is none ask as it does.
+// dockerRows has an engine run containers on our network and on its own.
 func dockerRows(b *bench) (measure, error) {
-	children, err := b.start(Mode{Docker: true}, "sealane", "sealane") // one has an engine, one has none
+	children, err := b.start(Mode{Docker: true}, "sealane")
 	if err != nil || len(children) == 0 {
 		return func() ([]row, error) { return nil, nil }, err
 	}
-	engine, alone := children[0], children[1]
-	bare, err := b.start(Mode{Docker: true}, "floor")
-	if err != nil {
-		return nil, err
-	}
 	return func() (rows []row, err error) {
 		for _, port := range []bool{false, true} {
-			some, err := b.dockerRuns(engine, port)
+			some, err := b.dockerRuns(children[0], port)
 			if err != nil {
 				return nil, err
 			}
 			rows = append(rows, some...)
 		}
-		empty, err := alone.do(order{Do: "overhead", N: 500})
+		return rows, nil
+	}, nil
+}
+
+// verbRows has a client that is no engine ask as one does.
+func verbRows(b *bench) (measure, error) {
+	alone, err := b.start(Mode{Docker: true}, "sealane")
+	if err != nil || len(alone) == 0 {
+		return func() ([]row, error) { return nil, nil }, err
+	}
+	pairs, err := b.crowds()
+	if err != nil {
+		return nil, err
+	}
+	return func() ([]row, error) {
+		empty, err := alone[0].do(order{Do: "overhead", N: 500})
 		if err != nil {
 			return nil, err
 		}
-		rows = append(rows, row{work: "plugin: a verb that does nothing, over HTTP", runs: []values{{"sealane": median(seconds(empty.Each))}},
-			goals: []goal{under(150e-6, "≤ 150 µs")}})
-		flat, err := b.crowdOfVerbs(append(bare, alone))
-		return append(rows, flat...), err
+		flat, err := b.crowdOfVerbs(pairs)
+		return append([]row{{work: "plugin: a verb that does nothing, over HTTP", runs: []values{{"sealane": median(seconds(empty.Each))}},
+			goals: []goal{under(150e-6, "≤ 150 µs")}}}, flat...), err
 	}, nil
 }
 
@@ -446,41 +455,76 @@ type cycler interface {
 	Cycle(n int) (verbs [][]spent, err error)
 }
 
-// crowdOfVerbs is the verbs of an endpoint when there is none and when there are a thousand, all of one client, beside what the kernel alone
-// takes longer: that is the floor, and what is ours is flat when it does not grow.
-func (b *bench) crowdOfVerbs(children []*child) ([]row, error) {
-	const many, some = 1000, 50
-	first, last := [3]values{{}, {}, {}}, [3]values{{}, {}, {}}
-	for _, c := range children {
-		if _, err := c.do(order{Do: "attach", N: 1}); err != nil { // what is made once
-			return nil, err
-		}
+// crowd is a subject twice, once beside nothing and once beside a thousand endpoints, so that the two can take turns.
+type crowd struct {
+	name  string
+	sides [2]*child
+	verbs [2][][]spent
+}
+
+var sideNames = [...]string{"first endpoint", "1,000th endpoint"}
+
+// crowds fills the second of each pair.
+func (b *bench) crowds() (all []*crowd, err error) {
+	const many = 999
+	first, err := b.start(Mode{Docker: true}, "floor", "sealane")
+	if err != nil {
+		return nil, err
+	}
+	second, err := b.start(Mode{Docker: true}, "floor", "sealane")
+	if err != nil {
+		return nil, err
+	}
+	for i, c := range first {
 		for _, in := range []struct {
-			values *[3]values
-			more   int
-			called string
-		}{{&first, many - 2, "first endpoint"}, {&last, 0, "1,000th endpoint"}} {
-			r, err := c.do(order{Do: "cycle", N: some})
-			if err == nil {
-				_, err = c.do(order{Do: "attach", N: in.more})
-			}
-			if err != nil {
+			*child
+			beside int
+		}{{c, 0}, {second[i], many}} {
+			if _, err := in.do(order{Do: "cycle", N: 1}); err != nil { // what is made once
 				return nil, err
 			}
-			b.tellVerbs(c.name+", "+in.called, r.Verbs)
-			start, end, all := sums(r.Verbs)
-			for i, list := range [][]float64{start, end, all} {
-				in.values[i][c.name] = median(list)
+			if _, err := in.do(order{Do: "attach", N: in.beside}); err != nil {
+				return nil, err
+			}
+		}
+		all = append(all, &crowd{name: c.name, sides: [2]*child{c, second[i]}})
+	}
+	return all, nil
+}
+
+// crowdOfVerbs is the verbs of an endpoint when there is none and when there are a thousand, all of one client, beside what the kernel alone
+// takes longer: that is the floor, and what is ours is flat when it does not grow.
+func (b *bench) crowdOfVerbs(all []*crowd) (rows []row, err error) {
+	for _, c := range all {
+		c.verbs = [2][][]spent{}
+	}
+	for range b.rounds {
+		for _, c := range all {
+			for i, side := range c.sides {
+				r, err := side.do(order{Do: "cycle", N: perRound})
+				if err != nil {
+					return nil, err
+				}
+				c.verbs[i] = append(c.verbs[i], r.Verbs...)
 			}
 		}
 	}
-	var rows []row
+	figures := [2][3]values{{{}, {}, {}}, {{}, {}, {}}} // by side; start, end and both
+	for _, c := range all {
+		for i, verbs := range c.verbs {
+			b.tellVerbs(c.name+", "+sideNames[i], verbs)
+			start, end, sum := sums(verbs)
+			for j, list := range [][]float64{start, end, sum} {
+				figures[i][j][c.name] = median(list)
+			}
+		}
+	}
+	first, last := figures[0], figures[1]
 	for i, what := range []string{"start", "end", "both"} {
-		grown := last[i]["sealane"] - last[i]["floor"]
-		last[i]["first"], last[i]["ours"], last[i]["ours first"] = first[i]["sealane"], grown, first[i]["sealane"]-first[i]["floor"]
+		last[i]["first"], last[i]["ours"], last[i]["ours first"] = first[i]["sealane"], last[i]["sealane"]-last[i]["floor"], first[i]["sealane"]-first[i]["floor"]
 		rows = append(rows,
-			row{work: "plugin: verbs of the first endpoint, " + what, runs: []values{first[i]}},
-			row{work: "plugin: verbs of the 1,000th endpoint, " + what, runs: []values{last[i]}, goals: []goal{
+			row{work: "plugin: verbs of the " + sideNames[0] + ", " + what, runs: []values{first[i]}},
+			row{work: "plugin: verbs of the " + sideNames[1] + ", " + what, runs: []values{last[i]}, goals: []goal{
 				atMost(1.25, "first", "≤ 1.25 × the first"),
 				{text: "without the floor ≤ 1.25 × the first without", figure: func(r row) float64 { return r.ratio("ours", "ours first") }, most: true, limit: 1.25},
 			}})

@@ -19,6 +19,7 @@ func sections() []section {
 		{"usage", usageRows},
 		{"names", namesRows},
 		{"docker", dockerRows},
+		{"verbs", verbRows},
 		{"named", namedRows},
 		{"resolver", resolverRows},
 		{"flood", floodRows},
