@@ -203,6 +203,12 @@ type withdrawals struct {
 type withdrawal struct {
 	network   netdriver.Network
 	addresses []netip.Prefix
+	leased    bool // by a front end, which gives them back: see recordedIPAM.ReleaseAddress
+}
+
+// withdrawn is what an endpoint that is gone had.
+func withdrawn(n netdriver.Network, e endpoint.Info) withdrawal {
+	return withdrawal{n, e.Addresses, e.Spec.Leased}
 }
 
 // withdraw takes addresses out of use; it returns at once.
@@ -294,6 +300,9 @@ func (c *Controller) giveBack(batch []withdrawal) {
 		c.log.Warn("flows of withdrawn addresses may live on", "error", err)
 	}
 	for _, w := range batch {
+		if w.leased {
+			continue
+		}
 		if c.ipamActs(w.network.IPAM) { // nobody else waits for it
 			c.mender.later(leasesOf(w.network.ID), nil)
 			continue

@@ -394,10 +394,7 @@ func (c *Controller) settle(ctx context.Context, v *content) error {
 		if !m.remains(v) && (!m.waits(v) || m.held.Owner != "") {
 			left = append(left, m)
 			if m.doomed(v) {
-				doomed = append(doomed, m)
-			}
-			if m.doomed(v) && !m.info.Spec.Leased {
-				freed = append(freed, withdrawal{m.network, m.info.Addresses})
+				doomed, freed = append(doomed, m), append(freed, withdrawn(m.network, m.info))
 			}
 		}
 	}

@@ -343,7 +343,7 @@ func (c *Controller) abandonEndpoint(ctx context.Context, n netdriver.Network, e
 	old, err := c.endpointRecord(ctx, n.ID, e.ID)
 	if errdefs.IsNotFound(err) {
 		if !e.Spec.Leased {
-			c.withdraw(withdrawal{n, e.Addresses})
+			c.withdraw(withdrawn(n, e))
 		}
 		return
 	}
@@ -760,8 +760,8 @@ func (c *Controller) deleteEndpoint(ctx context.Context, n netdriver.Network, e 
 	if err != nil {
 		return err
 	}
-	if !e.Spec.Leased && n.ID != "" {
-		c.withdraw(withdrawal{n, e.Addresses})
+	if n.ID != "" {
+		c.withdraw(withdrawn(n, e))
 	}
 	return c.lower(ctx, n)
 }

@@ -121,8 +121,13 @@ func (r *recordedIPAM) RequestAddress(ctx context.Context, q ipam.AddressRequest
 	})
 }
 
+// ReleaseAddress waits until connection tracking has forgotten the endpoint that had the address: the next to be given it is not answered with
+// the flows of the last.
 func (r *recordedIPAM) ReleaseAddress(ctx context.Context, id ipam.PoolID, a netip.Addr) error {
 	d, err := r.c.ipamDriver(ctx, r.name)
+	if err == nil {
+		_, err = r.c.withdrawn.wait(ctx)
+	}
 	if err != nil {
 		return err
 	}

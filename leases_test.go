@@ -2,6 +2,7 @@ package sealane_test
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -9,7 +10,42 @@ import (
 	"github.com/sealane/sealane"
 	"github.com/sealane/sealane/endpoint"
 	"github.com/sealane/sealane/ipam"
+	"github.com/sealane/sealane/sandbox"
 )
+
+// TestLeasedAddressIsForgotten: an address that a front end gives back can be given to nobody before connection tracking has forgotten whose it
+// was, however the endpoint went.
+func TestLeasedAddressIsForgotten(t *testing.T) {
+	ctx := t.Context()
+	m := newMachine(t)
+	if err := m.start(); err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	addresses := must(m.IPAM(""))
+	pool := must(addresses.RequestPool(ctx, ipam.PoolRequest{Subnet: netip.MustParsePrefix("10.9.0.0/24"), Owner: "front end"}))
+	blue := must(m.CreateNetwork(ctx, sealane.NetworkSpec{Name: "blue", IPAM: sealane.IPAM{Subnets: []sealane.SubnetSpec{{Subnet: pool.Subnet, Pool: pool.ID}}}}))
+	for i, joined := range []bool{true, false} {
+		given := must(addresses.RequestAddress(ctx, ipam.AddressRequest{Pool: pool.ID, Owner: "front end"})).Prefix
+		ep := must(blue.CreateEndpoint(ctx, endpoint.Spec{ID: endpoint.ID(id(i)), Addresses: []netip.Prefix{given}, Leased: true, ByAddress: true}))
+		if joined {
+			must(m.JoinForeign(ctx, blue.ID(), ep.ID(), sandbox.Spec{ID: sandbox.ID(id(9)), Name: "box", Namespace: sandbox.Origin{Foreign: true}}))
+		}
+		err := m.DeleteForeign(ctx, blue.ID(), ep.ID())
+		if err == nil {
+			err = addresses.ReleaseAddress(ctx, pool.ID, given.Addr())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := m.walls.Forgotten(); !slices.Contains(got, given.Addr()) {
+			t.Errorf("%s is given back (joined: %v), and forgotten is %v", given.Addr(), joined, got)
+		}
+		if again, err := addresses.RequestAddress(ctx, ipam.AddressRequest{Pool: pool.ID, Address: given.Addr(), Owner: "somebody else"}); err != nil || again.Prefix != given {
+			t.Errorf("%s is not given again: %v, %v", given, again, err)
+		}
+	}
+}
 
 // TestCrashWhileAPoolIsTakenOver makes a network that takes over a front end's pool crash at each touch. After it the network is there and
 // has the pool, or the front end has it, and the network can be made.
