@@ -43,13 +43,13 @@ func (a *apply) giveUp(l sandbox.Link) {
 	beginLink(b, unix.RTM_NEWLINK, 0, 0, 0, unix.IFF_UP)
 	b.String(unix.IFLA_IFNAME, l.Name)
 	b.Uint32(unix.IFLA_MASTER, 0)
-	b.Uint32(unix.IFLA_GROUP, a.bury(l))
+	b.Uint32(unix.IFLA_GROUP, a.bury(l, 0))
 	b.End()
 }
 
-// bury chooses the group that a link is given up into.
-func (a *apply) bury(l sandbox.Link) uint32 {
-	g := grave{plot: plot{space: a.ns.key, group: a.ns.p.reaper.group()}}
+// bury chooses the group that a link is given up into. Its index may be 0, for not known.
+func (a *apply) bury(l sandbox.Link, index uint32) uint32 {
+	g := grave{plot: plot{space: a.ns.key, group: a.ns.p.reaper.group()}, index: index}
 	if l.Veth != nil && filepath.Dir(l.Veth.Space) == a.ns.p.names {
 		g.into = l.Veth.Space
 	}
@@ -69,7 +69,7 @@ func (a *apply) cutOff(l sandbox.Link) error {
 	}
 	b := &a.batch
 	beginLink(b, unix.RTM_NEWLINK, 0, index, 0, 0)
-	b.Uint32(unix.IFLA_GROUP, a.bury(l))
+	b.Uint32(unix.IFLA_GROUP, a.bury(l, index))
 	b.End()
 	b.Begin(unix.RTM_SETLINK, 0) // after the group, whose change has the bridge look whether the port can be enabled
 	rawBridgePort(b, index)

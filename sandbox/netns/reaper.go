@@ -47,8 +47,16 @@ type reaper struct {
 // grave is where a link was given up.
 type grave struct {
 	plot
-	into string    // the namespace of ours that its other end is in; "" none
-	due  time.Time // when it is to be deleted
+	index uint32    // of the link; 0: not known
+	into  string    // the namespace of ours that its other end is in; "" none
+	due   time.Time // when it is to be deleted
+}
+
+// exhumed are the links to be deleted by one message: those of a group, or, where a single one was given up into it, that one by its index. To
+// find a group the kernel looks at all links of the namespace, twice, with its lock held.
+type exhumed struct {
+	plot
+	alone uint32 // index; 0: by the group
 }
 
 // plot is a group of links given up in the namespace whose file is space, "" the host's.
@@ -193,16 +201,29 @@ func (r *reaper) work(everything bool) bool {
 	return true
 }
 
-// dig takes the links that are due, or all, and gives the groups to be deleted. r.mu is held.
-func (r *reaper) dig(everything bool) []plot {
-	var plots []plot
+// dig takes the links that are due, or all, and those that share their groups. r.mu is held.
+func (r *reaper) dig(everything bool) []exhumed {
+	var all []exhumed
+	in := func(g grave) int { return slices.IndexFunc(all, func(e exhumed) bool { return e.plot == g.plot }) }
 	for _, g := range r.links {
-		if (everything || !g.due.After(time.Now())) && !slices.Contains(plots, g.plot) {
-			plots = append(plots, g.plot)
+		if (everything || !g.due.After(time.Now())) && in(g) < 0 {
+			all = append(all, exhumed{plot: g.plot})
 		}
 	}
-	r.links = slices.DeleteFunc(r.links, func(g grave) bool { return slices.Contains(plots, g.plot) })
-	return plots
+	found := make([]int, len(all))
+	r.links = slices.DeleteFunc(r.links, func(g grave) bool {
+		i := in(g)
+		if i < 0 {
+			return false
+		}
+		found[i]++
+		all[i].alone = 0
+		if found[i] == 1 {
+			all[i].alone = g.index
+		}
+		return true
+	})
+	return all
 }
 
 // report says that what was asked for by then is done, if nothing of it was left. It was not done in the order of asking, so that no part
@@ -220,8 +241,8 @@ func (r *reaper) report(asked uint64, all bool, err error) {
 	r.changed = make(chan struct{})
 }
 
-// delete deletes the links of one group. A namespace that is gone took them with it.
-func (r *reaper) delete(g plot) error {
+// delete deletes links that were given up. A namespace that is gone took them with it.
+func (r *reaper) delete(g exhumed) error {
 	s := r.host
 	if g.space != "" {
 		var err error
@@ -235,8 +256,10 @@ func (r *reaper) delete(g plot) error {
 		defer s.Close()
 	}
 	var b nlmsg.Batch
-	beginLink(&b, unix.RTM_DELLINK, unix.NLM_F_ACK, 0, 0, 0)
-	b.Uint32(unix.IFLA_GROUP, g.group)
+	beginLink(&b, unix.RTM_DELLINK, unix.NLM_F_ACK, g.alone, 0, 0)
+	if g.alone == 0 {
+		b.Uint32(unix.IFLA_GROUP, g.group)
+	}
 	b.End()
 	if err := s.Do(&b, nil); err != nil && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("delete links of group %d: %w", g.group, err)
@@ -252,7 +275,7 @@ func (p *Provider) exhume() error {
 	}
 	for _, l := range links {
 		if p.groups.isDead(l.group) {
-			p.reaper.bury(grave{plot: plot{group: l.group}})
+			p.reaper.bury(grave{plot: plot{group: l.group}, index: l.index})
 		}
 	}
 	return nil
