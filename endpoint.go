@@ -34,9 +34,12 @@ func (e *endpointHandle) Info(ctx context.Context) (endpoint.Info, error) {
 	return info, nil
 }
 
-// endpointRecord reads the record of an endpoint: NotFound when there is none here.
+// endpointRecord reads the record of an endpoint, for the caller to change: NotFound when there is none here.
 func (c *Controller) endpointRecord(ctx context.Context, on endpoint.NetworkID, id endpoint.ID) (endpoint.Info, error) {
-	return view(ctx, c.o.Run, func(tx datastore.Tx) (endpoint.Info, error) { return endpointTable(on).Get(tx, string(id)) })
+	shared, err := view(ctx, c.o.Run, func(tx datastore.Tx) (endpoint.Info, error) {
+		return c.memory.endpoints.Get(tx, endpointTable(on), string(id))
+	})
+	return shared.Clone(), err
 }
 
 // CreateEndpoint makes an endpoint with its addresses. AlreadyExists names the id of the endpoint that has the name or the id.
@@ -242,9 +245,7 @@ func (r *memory) enter(tx datastore.Tx, e *endpoint.Info) error {
 	if err := r.enterFor(tx, e); err != nil {
 		return err
 	}
-	own := *e // what the caller gave stays the caller's
-	own.Spec, own.MAC, own.Addresses = e.Spec.Clone(), slices.Clone(e.MAC), slices.Clone(e.Addresses)
-	return r.endpoints.Put(tx, endpointTable(e.Network), string(e.ID), own)
+	return r.endpoints.Put(tx, endpointTable(e.Network), string(e.ID), e.Clone()) // what the caller gave stays the caller's
 }
 
 // enterFor makes an endpoint known to the sandbox that it is made for.

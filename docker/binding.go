@@ -23,7 +23,7 @@ func bindings() datastore.Table[binding] { return datastore.Table[binding]{Dir: 
 func (p *Plugin) bound(ctx context.Context, docker string) (b binding, found bool, err error) {
 	err = p.Root.View(ctx, func(tx datastore.Tx) error {
 		var missing error
-		b, missing = bindings().Get(tx, docker)
+		b, missing = p.known.Get(tx, bindings(), docker)
 		found = missing == nil
 		if errdefs.IsNotFound(missing) {
 			return nil

@@ -44,6 +44,7 @@ type Options struct {
 // Plugin is one name under which engines find us. Safe for concurrent use.
 type Plugin struct {
 	Options
+	known    datastore.Memo[binding]      // of what bindings' texts mean: each verb reads one
 	mu       sync.Mutex                   // guards doors
 	doors    map[endpoint.NetworkID]*door // that somebody is in or waits for
 	suspects map[string]time.Time         // of the sweep, which is alone with it

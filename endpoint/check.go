@@ -19,6 +19,12 @@ func (s Spec) Clone() Spec {
 	return s
 }
 
+// Clone is a copy that shares nothing with i.
+func (i Info) Clone() Info {
+	i.Spec, i.Addresses, i.MAC, i.Ports = i.Spec.Clone(), slices.Clone(i.Addresses), slices.Clone(i.MAC), slices.Clone(i.Ports)
+	return i
+}
+
 // Clone is a copy that shares nothing with p.
 func (p Ports) Clone() Ports {
 	p.Publish, p.Exposed = slices.Clone(p.Publish), slices.Clone(p.Exposed)
