@@ -41,6 +41,7 @@ type engine struct {
 	plugin *docker.Plugin
 	knows  *list
 	kernel *sandboxtest.Fake
+	walls  *firewalltest.Fake
 	client http.Client
 }
 
@@ -65,12 +66,14 @@ func newEngine(t *testing.T, o docker.Options) *engine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &engine{t: t, kernel: sandboxtest.NewFake(), knows: &list{}}
-	o.Name, o.Run, o.Root = "sealane", datastore.NewMemory(), datastore.NewMemory()
+	e := &engine{t: t, kernel: sandboxtest.NewFake(), walls: &firewalltest.Fake{}, knows: &list{}}
+	if o.Name = "sealane"; o.Run == nil {
+		o.Run, o.Root = datastore.NewMemory(), datastore.NewMemory()
+	}
 	if o.Engine == nil {
 		o.Engine = e.knows
 	}
-	options := sealane.Options{Run: o.Run, Root: o.Root, Spaces: e.kernel, Firewalls: &firewalltest.Fake{},
+	options := sealane.Options{Run: o.Run, Root: o.Root, Spaces: e.kernel, Firewalls: e.walls,
 		Drivers: drivers.All(), IPAM: map[string]ipam.Driver{"default": addresses}}
 	if o.Cluster != nil {
 		o.Name, o.Driver, o.Shared = "sealane-overlay", "overlay", true
