@@ -196,6 +196,7 @@ func derivedMAC(addresses []netip.Prefix) net.HardwareAddr {
 type withdrawals struct {
 	mu      sync.Mutex // guards what is below
 	pending []withdrawal
+	passing []withdrawal  // of the pass under way
 	next    chan struct{} // closed when what is pending is given back; nil: nothing is
 	current chan struct{} // closed when the pass under way is over; nil: none is
 }
@@ -203,7 +204,7 @@ type withdrawals struct {
 type withdrawal struct {
 	network   netdriver.Network
 	addresses []netip.Prefix
-	leased    bool // by a front end, which gives them back: see recordedIPAM.ReleaseAddress
+	leased    bool // by a front end, which gives them back itself
 }
 
 // withdrawn is what an endpoint that is gone had.
@@ -270,13 +271,28 @@ func (w *withdrawals) retry(ctx context.Context, try func() error) error {
 	return try()
 }
 
+// forgotten returns when connection tracking knows nothing more of an address that somebody may have had just now.
+func (w *withdrawals) forgotten(ctx context.Context, a netip.Addr) error {
+	had := func(gone withdrawal) bool {
+		return slices.ContainsFunc(gone.addresses, func(p netip.Prefix) bool { return p.Addr() == a })
+	}
+	w.mu.Lock()
+	known := slices.ContainsFunc(w.pending, had) || slices.ContainsFunc(w.passing, had)
+	w.mu.Unlock()
+	if !known {
+		return nil
+	}
+	_, err := w.wait(ctx)
+	return err
+}
+
 // passOver takes batch after batch until none is left.
 func (c *Controller) passOver() {
 	w := &c.withdrawn
 	for {
 		w.mu.Lock()
 		batch, done := w.pending, w.next
-		w.pending, w.next, w.current = nil, nil, done
+		w.pending, w.passing, w.next, w.current = nil, batch, nil, done
 		w.mu.Unlock()
 		if done == nil {
 			return

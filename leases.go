@@ -102,6 +102,7 @@ func (r *recordedIPAM) ReleasePool(ctx context.Context, id ipam.PoolID) error {
 	return d.ReleasePool(ctx, id)
 }
 
+// RequestAddress gives nobody an address before connection tracking has forgotten the endpoint that had it.
 func (r *recordedIPAM) RequestAddress(ctx context.Context, q ipam.AddressRequest) (ipam.Address, error) {
 	d, err := r.c.ipamDriver(ctx, r.name)
 	if err != nil {
@@ -110,6 +111,9 @@ func (r *recordedIPAM) RequestAddress(ctx context.Context, q ipam.AddressRequest
 	a, err := d.RequestAddress(ctx, q)
 	if err != nil {
 		return a, err
+	}
+	if err := r.c.withdrawn.forgotten(ctx, a.Prefix.Addr()); err != nil {
+		return ipam.Address{}, errors.Join(err, d.ReleaseAddress(ctx, q.Pool, a.Prefix.Addr()))
 	}
 	store, err := r.leases(ctx)
 	if err != nil {
@@ -121,13 +125,8 @@ func (r *recordedIPAM) RequestAddress(ctx context.Context, q ipam.AddressRequest
 	})
 }
 
-// ReleaseAddress waits until connection tracking has forgotten the endpoint that had the address: the next to be given it is not answered with
-// the flows of the last.
 func (r *recordedIPAM) ReleaseAddress(ctx context.Context, id ipam.PoolID, a netip.Addr) error {
 	d, err := r.c.ipamDriver(ctx, r.name)
-	if err == nil {
-		_, err = r.c.withdrawn.wait(ctx)
-	}
 	if err != nil {
 		return err
 	}

@@ -13,8 +13,8 @@ import (
 	"github.com/sealane/sealane/sandbox"
 )
 
-// TestLeasedAddressIsForgotten: an address that a front end gives back can be given to nobody before connection tracking has forgotten whose it
-// was, however the endpoint went.
+// TestLeasedAddressIsForgotten: an address that a front end gives back is given to nobody before connection tracking has forgotten whose it was,
+// however the endpoint went.
 func TestLeasedAddressIsForgotten(t *testing.T) {
 	ctx := t.Context()
 	m := newMachine(t)
@@ -38,11 +38,9 @@ func TestLeasedAddressIsForgotten(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := m.walls.Forgotten(); !slices.Contains(got, given.Addr()) {
-			t.Errorf("%s is given back (joined: %v), and forgotten is %v", given.Addr(), joined, got)
-		}
-		if again, err := addresses.RequestAddress(ctx, ipam.AddressRequest{Pool: pool.ID, Address: given.Addr(), Owner: "somebody else"}); err != nil || again.Prefix != given {
-			t.Errorf("%s is not given again: %v, %v", given, again, err)
+		again, err := addresses.RequestAddress(ctx, ipam.AddressRequest{Pool: pool.ID, Address: given.Addr(), Owner: "somebody else"})
+		if got := m.walls.Forgotten(); err != nil || again.Prefix != given || !slices.Contains(got, given.Addr()) {
+			t.Errorf("%s is given again (joined: %v) as %v, %v, and forgotten is %v", given, joined, again, err, got)
 		}
 	}
 }
