@@ -221,7 +221,7 @@ func (b *beginning) undo(ctx context.Context) {
 		e, err := (&endpointHandle{c, m.on, m.id}).Info(ctx)
 		absent := errdefs.IsNotFound(err) || err == nil && e.Nonce != m.info.Nonce // or it is another's of that id
 		if absent && !m.info.Spec.Leased {
-			c.withdraw(withdrawal{m.network, m.info.Addresses}) // what is recorded goes with the sandbox
+			c.withdraw(withdrawn(m.network, m.info)) // what is recorded goes with the sandbox
 		}
 	}
 	if !b.placed {
