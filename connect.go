@@ -101,15 +101,13 @@ func (b *beginning) make(ctx context.Context, to []Connection) error {
 		return err
 	}
 	defer unlock()
-	for _, n := range to {
-		if err := b.draft(ctx, n); err != nil {
-			return fmt.Errorf("endpoint %.80q: %w", n.Endpoint.Name, err)
-		}
+	if err = b.draft(ctx, to); err == nil {
+		err = b.c.converge(ctx, b.info.ID, func(v *content) error { return b.fill(ctx, v) }, nil)
 	}
-	if err := b.c.o.Run.View(ctx, b.look); err != nil {
-		return err
+	if err != nil {
+		b.release(ctx)
 	}
-	return b.c.converge(ctx, b.info.ID, func(v *content) error { return b.fill(ctx, v) }, nil)
+	return err
 }
 
 // holdAll is hold for several, in the order that all locks are taken in.
@@ -144,8 +142,33 @@ func (c *Controller) holdAll(ctx context.Context, all []Connection) (unlock func
 	return unlock, nil
 }
 
-// draft finds out what one endpoint will be, unless it is made later.
-func (b *beginning) draft(ctx context.Context, to Connection) error {
+// draft finds out what it will be. Whether its names are free the records that converge writes decide; addresses are asked for only when they
+// seem to be, because to ask for those of an endpoint that is there is to be given them.
+func (b *beginning) draft(ctx context.Context, to []Connection) error {
+	old, err := view(ctx, b.c.o.Run, func(tx datastore.Tx) (*sandbox.Info, error) { return findSandbox(tx, b.info.Spec) })
+	if err == nil && old != nil {
+		err = sandboxTaken(b.info.Spec, *old)
+	}
+	if err != nil {
+		return err
+	}
+	for _, n := range to {
+		if err := b.draftEndpoint(ctx, n); err != nil {
+			return fmt.Errorf("endpoint %.80q: %w", n.Endpoint.Name, err)
+		}
+	}
+	return b.c.o.Run.View(ctx, func(tx datastore.Tx) error { // plans ask for it
+		for _, m := range b.members {
+			if m.info.Announce, err = announced(tx, &m.info); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// draftEndpoint is draft of one endpoint, unless it is made later.
+func (b *beginning) draftEndpoint(ctx context.Context, to Connection) error {
 	c := b.c
 	n, err := c.networkToUse(ctx, to.Network)
 	if err == nil {
@@ -158,32 +181,13 @@ func (b *beginning) draft(ctx context.Context, to Connection) error {
 		b.later = append(b.later, to)
 		return nil
 	}
+	if err := c.endpointIsNew(ctx, n, to.Endpoint); err != nil {
+		return err
+	}
 	e, err := c.draftEndpoint(ctx, n, to.Endpoint)
 	e.Sandbox, e.Nonce = b.info.ID, randomHex(6)
 	b.members = append(b.members, &member{id: e.ID, on: n.ID, info: e, network: n, dirty: true, mine: true, made: true, listed: true})
 	return err
-}
-
-// look finds out early what is taken; the records that converge writes decide. Plans ask whether an address is to be announced.
-func (b *beginning) look(tx datastore.Tx) error {
-	if old, err := findSandbox(tx, b.info.Spec); err != nil {
-		return err
-	} else if old != nil {
-		return sandboxTaken(b.info.Spec, *old)
-	}
-	for _, m := range b.members {
-		old, err := findEndpoint(tx, m.on, m.info.Spec)
-		if err != nil {
-			return err
-		}
-		if old != nil {
-			return endpointTaken(m.info.Spec, *old)
-		}
-		if m.info.Announce, err = announced(tx, &m.info); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // fill makes the namespace and puts the endpoints in.
@@ -212,18 +216,23 @@ func (b *beginning) fill(ctx context.Context, v *content) error {
 	return nil
 }
 
-// undo takes back what there is of it. The caller's context may be over.
+// release gives back the addresses of endpoints that came to have no record; what is recorded goes with the sandbox. The caller's context may be
+// over, and it holds the endpoints.
+func (b *beginning) release(ctx context.Context) {
+	ctx, cancel := afterwards(ctx)
+	defer cancel()
+	for _, m := range b.members {
+		if _, err := b.c.endpointRecord(ctx, m.on, m.id); errdefs.IsNotFound(err) && !m.info.Spec.Leased {
+			b.c.withdraw(withdrawn(m.network, m.info))
+		}
+	}
+}
+
+// undo takes back what there is of the sandbox. The caller's context may be over.
 func (b *beginning) undo(ctx context.Context) {
 	c := b.c
 	ctx, cancel := afterwards(ctx)
 	defer cancel()
-	for _, m := range b.members {
-		e, err := (&endpointHandle{c, m.on, m.id}).Info(ctx)
-		absent := errdefs.IsNotFound(err) || err == nil && e.Nonce != m.info.Nonce // or it is another's of that id
-		if absent && !m.info.Spec.Leased {
-			c.withdraw(withdrawn(m.network, m.info)) // what is recorded goes with the sandbox
-		}
-	}
 	if !b.placed {
 		return
 	}

@@ -2,6 +2,7 @@ package sealane_test
 
 import (
 	"context"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -83,5 +84,30 @@ func TestCreateConnected(t *testing.T) {
 	}
 	if after := m.state(); after != before {
 		t.Errorf("deleted: before\n%s\nafter\n%s", before, after)
+	}
+}
+
+// TestCreateConnectedAgain asks for the same once more, as after a lost answer: what is there keeps its addresses.
+func TestCreateConnectedAgain(t *testing.T) {
+	ctx := t.Context()
+	m := newMachine(t)
+	if err := m.start(); err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	blue := must(m.CreateNetwork(ctx, sealane.NetworkSpec{Name: "blue", IPAM: subnets("10.1.0.0/24")}))
+	at := []netip.Prefix{netip.MustParsePrefix("10.1.0.9/24")}
+	connection := sealane.Connection{Network: blue.ID(), Endpoint: endpoint.Spec{ID: endpoint.ID(id(4)), Addresses: at}}
+	for i, name := range []string{"box", "box", "other"} {
+		_, err := m.CreateConnected(ctx, sandbox.Spec{ID: sandbox.ID(id(5 + i/2)), Name: name}, endpoint.Ports{}, connection)
+		if errdefs.IsAlreadyExists(err) != (i > 0) || err != nil && i == 0 {
+			t.Errorf("%s, time %d: %v", name, i+1, err)
+		}
+		if !m.Idle(ctx) {
+			t.Fatal("addresses are still on their way back")
+		}
+	}
+	if e, err := blue.CreateEndpoint(ctx, endpoint.Spec{Name: "another", Addresses: at}); !errdefs.IsAlreadyExists(err) {
+		t.Errorf("%v: its address is given to %v, %v", connection.Endpoint.ID, e, err)
 	}
 }
