@@ -79,5 +79,6 @@ fuzz: ## every fuzz target for FUZZTIME
 
 bench: ## sealane beside the floor and a peer; BENCHFLAGS="-quick -rows attach"
 	scripts/need ip:iproute2 nft:nftables iptables:iptables dockerd:docker.io docker:docker.io runc:runc busybox:busybox-static
+	$(MAKE) --no-print-directory servers
 	cd bench && go build -o ../bin/bench .
 	$(SUDO) bin/bench $(BENCHFLAGS)
