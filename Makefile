@@ -49,7 +49,7 @@ test: ## everything that must hold before a change goes in
 	$(MAKE) --no-print-directory servers
 	scripts/kernel $(KERNEL)
 	$(MAKE) --no-print-directory check
-	go test -race -count=1 -vet=off -p 2 -timeout 30m $(EXEC) ./... # vetted by check
+	go test -race -count=1 -vet=off -p 3 -timeout 30m $(EXEC) ./... # vetted by check
 
 servers: ## Consul and etcd, which tests of stores run against, and newer Docker engines than the machine's
 	scripts/need etcd:etcd-server
