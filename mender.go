@@ -16,19 +16,21 @@ import (
 )
 
 // mender remembers which owners are not as their records want them, and has one goroutine converge them again: soon after somebody else
-// changed the kernel, and with growing pauses while it fails.
+// changed the kernel, and with pauses of its own for each that fails, which grow.
 type mender struct {
-	mu       sync.Mutex        // guards what is below
-	problems map[string]string // by owner, why the last try failed
-	doubtful map[string]bool   // owners whose Held may not be what the kernel has
-	due      map[string]bool   // owners to converge; "" everything
-	working  bool              // some are being converged, or wait for their next try
-	apart    map[string]bool   // owners that have a goroutine of their own, for waiting; true: due once more when it is through
-	wake     chan struct{}     // a token when due has grown
+	mu       sync.Mutex               // guards what is below
+	problems map[string]string        // by owner, why the last try failed
+	doubtful map[string]bool          // owners whose Held may not be what the kernel has
+	due      map[string]time.Time     // owners to converge, and from when on; "" everything
+	pauses   map[string]time.Duration // between the last try of owners, which failed, and the next
+	working  bool                     // some are being converged
+	apart    map[string]bool          // owners that have a goroutine of their own, for waiting; true: due once more when it is through
+	wake     chan struct{}            // a token when due has grown
 }
 
 func newMender() *mender {
-	return &mender{problems: map[string]string{}, doubtful: map[string]bool{}, due: map[string]bool{}, apart: map[string]bool{}, wake: make(chan struct{}, 1)}
+	return &mender{problems: map[string]string{}, doubtful: map[string]bool{}, due: map[string]time.Time{}, pauses: map[string]time.Duration{},
+		apart: map[string]bool{}, wake: make(chan struct{}, 1)}
 }
 
 // doubt makes the next converge of an owner look at the kernel.
@@ -44,7 +46,8 @@ func (m *mender) doubts(owner string) bool {
 	return m.doubtful[owner]
 }
 
-// later has an owner converged in the background, and shows why.
+// later has an owner converged in the background, and shows why. One whose next try is awaited is not tried sooner: its failing may be what
+// somebody noticed.
 func (m *mender) later(owner string, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -52,7 +55,9 @@ func (m *mender) later(owner string, err error) {
 		m.problems[owner] = err.Error()
 	}
 	m.doubtful[owner] = true
-	m.due[owner] = true
+	if _, awaited := m.due[owner]; !awaited {
+		m.due[owner] = time.Now()
+	}
 	select {
 	case m.wake <- struct{}{}:
 	default: // it is awake
@@ -96,59 +101,75 @@ func ownersOf(v *content) []string {
 	return owners
 }
 
-// take empties the list of what is due.
+// take strikes out what is due now.
 func (m *mender) take() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var owners []string
-	for o := range m.due {
-		owners = append(owners, o)
+	for o, at := range m.due {
+		if !at.After(time.Now()) {
+			owners = append(owners, o)
+			delete(m.due, o)
+		}
 	}
-	clear(m.due)
 	m.working = len(owners) > 0
 	return owners
 }
 
-func (m *mender) rest() {
+// rest says how long it is until something is due.
+func (m *mender) rest() (wait time.Duration, any bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.working = false
+	for _, at := range m.due {
+		if until := time.Until(at); !any || until < wait {
+			wait, any = until, true
+		}
+	}
+	return wait, any
+}
+
+// tried notes what came of a try, and when the next one of an owner is that failed.
+func (m *mender) tried(owner string, err error) {
+	const soon, late = 100 * time.Millisecond, 30 * time.Second
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err == nil {
+		delete(m.pauses, owner)
+		return
+	}
+	m.pauses[owner] = min(max(soon, 2*m.pauses[owner]), late)
+	m.problems[owner], m.doubtful[owner], m.due[owner] = err.Error(), true, time.Now().Add(m.pauses[owner])
 }
 
 // mend runs until ctx ends.
 func (c *Controller) mend(ctx context.Context) {
-	const soon, late = 100 * time.Millisecond, 30 * time.Second
-	pause := soon
+	next := time.NewTimer(0)
+	defer next.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-c.mender.wake:
+		case <-next.C:
 		}
-		failed := map[string]error{}
 		for _, owner := range c.mender.take() {
 			if c.actsElsewhere(ctx, owner) {
 				c.mendApart(ctx, owner)
-			} else if err := c.mendOwner(ctx, owner); err != nil && ctx.Err() == nil {
-				failed[owner] = err
+				continue
 			}
+			err := c.mendOwner(ctx, owner)
+			if ctx.Err() != nil {
+				return
+			}
+			if err != nil {
+				c.log.Warn("not as wanted; trying again", "owner", owner, "error", err)
+			}
+			c.mender.tried(owner, err)
 		}
-		if len(failed) == 0 {
-			c.mender.rest()
-			pause = soon
-			continue
+		if wait, any := c.mender.rest(); any {
+			next.Reset(wait)
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(pause):
-		}
-		pause = min(2*pause, late)
-		for owner, err := range failed {
-			c.log.Warn("not as wanted; trying again", "owner", owner, "error", err)
-			c.mender.later(owner, err)
-		}
-		c.mender.rest()
 	}
 }
 
