@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sealane/sealane/api"
@@ -168,11 +169,22 @@ func TestSilentPlugins(t *testing.T) {
 
 	c.speak()
 	nstest.Eventually(t, "they mend", func() bool { return c.problems() == 0 })
-	c.all(func(ctx context.Context, _ int, name string) error { return d.RemoveSandbox(ctx, name, false) })
+	c.all(func(ctx context.Context, _ int, name string) error {
+		return c.insist(func() error { return d.RemoveSandbox(ctx, name, false) })
+	})
 	for i := range c.plugins {
-		if err := d.RemoveNetwork(ctx, c.name(i), false); err != nil {
+		if err := c.insist(func() error { return d.RemoveNetwork(ctx, c.name(i), false) }); err != nil {
 			t.Error(err)
 		}
 	}
 	d.removeAll("blue")
+}
+
+// insist asks again while the answer is to do so: the daemon is telling a plugin something about it.
+func (c *crowd) insist(remove func() error) (err error) {
+	nstest.Eventually(c.d.t, "nobody is told about it", func() bool {
+		err = remove()
+		return !errdefs.IsConflict(err)
+	})
+	return err
 }
