@@ -228,11 +228,20 @@ func (c *Controller) serveBlocks(ctx context.Context) {
 			continue
 		}
 		c.work.Go(func() {
-			if err := s.Serve(ctx, c.withdrawn.retry); err != nil && ctx.Err() == nil {
+			if err := s.Serve(ctx, c.grant); err != nil && ctx.Err() == nil {
 				c.log.Error("an IPAM driver does not answer other hosts any more", "driver", name, "error", err)
 			}
 		})
 	}
+}
+
+// grant tries to give another host an address of ours, which none of our endpoints is about to be given again after a start.
+func (c *Controller) grant(ctx context.Context, try func() error) error {
+	return c.withdrawn.retry(ctx, func() error {
+		c.cluster.replaying.RLock()
+		defer c.cluster.replaying.RUnlock()
+		return try()
+	})
 }
 
 // publishes says that a driver publishes ports itself. Without the ability we do.

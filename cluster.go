@@ -80,6 +80,9 @@ type cluster struct {
 	away  atomic.Bool
 	twin  atomic.Bool // another live host has our id
 
+	// replaying is held exclusively while the addresses of what runs on a network are asked for again, and shared while another host is given one.
+	replaying sync.RWMutex
+
 	mu       sync.Mutex // guards what is below
 	hosts    map[string]Host
 	live     map[string]bool               // who announces itself; nil: not known

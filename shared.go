@@ -238,6 +238,8 @@ func (c *Controller) prepare(ctx context.Context, n netdriver.Network, sh *shari
 	if sh.prepared {
 		return nil
 	}
+	c.cluster.replaying.Lock() // another host may ask for one of them at this moment
+	defer c.cluster.replaying.Unlock()
 	if err := c.replaySubnets(ctx, n); err != nil {
 		return err
 	}

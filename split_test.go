@@ -97,10 +97,25 @@ func (s *split) churn(at int, first *container) {
 			t.Errorf("%s: %s: %v", w.host.Name, what, err)
 		}
 	}
-	_, err = w.attach("blue", fmt.Sprint("static", at), prefix("10.9.255.7/16"))
-	may("a static address", err)
-	_, err = w.CreateNetwork(t.Context(), sealane.NetworkSpec{Name: "red", Driver: "overlay", Options: map[string]string{"vni": "777"}})
-	may("a network", err)
+	may("a static address", s.insist(at, func(try int) error {
+		_, err := w.attach("blue", fmt.Sprintf("static%d-%d", at, try), prefix("10.9.255.7/16"))
+		return err
+	}))
+	may("a network", s.insist(at, func(int) error {
+		_, err := w.CreateNetwork(t.Context(), sealane.NetworkSpec{Name: "red", Driver: "overlay", Options: map[string]string{"vni": "777"}})
+		return err
+	}))
+}
+
+// insist asks again where the others are: what was asked of the server at the moment when it was cut off has no answer.
+func (s *split) insist(at int, ask func(try int) error) (err error) {
+	const tries = 5
+	for try := range tries {
+		if err = ask(try); at < minority || !errdefs.IsUnavailable(err) && !datastore.IsUncertain(err) {
+			break
+		}
+	}
+	return err
 }
 
 // blue is who is where, as the hosts themselves say.
